@@ -1,0 +1,66 @@
+# make demo: a prompt becomes demo.mp4.   make test: lint, types and all tests.   Both need python3 >= 3.11, g++, make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+WHEEL := $(VENV)/wheel
+
+# The root of the checkout must not be importable: its folder `kernels` would hide the PyPI package of that name.
+export PYTHONSAFEPATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PACKAGES := $(patsubst %/__init__.py,%,$(wildcard kernels/__init__.py runtime/__init__.py export/__init__.py bench/__init__.py))
+CSRC := $(wildcard csrc/*.cpp csrc/*.h)
+BUILD := pyproject.toml setup.py $(CSRC)
+SHIPPED := $(shell find $(PACKAGES) -type f ! -name '*.pyc' ! -name '*.so')
+
+.PHONY: demo install test lint types pytest clean
+
+demo: $(VENV)/generate.stamp
+	$(BIN)/packdit generate "a red circle moves right on a black background" --out demo.mp4
+	@echo "The video is $(CURDIR)/demo.mp4"
+
+install: $(VENV)/test.stamp
+
+test: lint types pytest
+
+lint: install
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+
+# From inside the wheel's folder, where nothing of the checkout can be found under a second name.
+types: $(WHEEL)/wheel.stamp
+	cd $(WHEEL) && ../bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache $(PACKAGES:%=-p packdit.%)
+
+pytest: $(WHEEL)/wheel.stamp
+	PYTHONPATH="$(CURDIR)/$(WHEEL)" $(BIN)/pytest --quiet --timeout=300
+
+$(VENV)/python.stamp:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	touch $@
+
+# Editable, so that the tools in .venv always run the sources as they are.
+$(VENV)/generate.stamp: $(VENV)/python.stamp constraints.txt $(BUILD) $(PACKAGES:%=%/__init__.py)
+	$(PIP) setuptools pybind11
+	$(PIP) --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/generate.stamp
+	$(PIP) "packdit[test]"
+	touch $@
+
+# What users get, for the type checker and the tests: it shadows the editable install through PYTHONPATH. The compiled
+# module in build/ is kept, as setuptools rebuilds it when a source is newer; a stale .py there would be shipped.
+$(WHEEL)/wheel.stamp: $(VENV)/test.stamp $(BUILD) $(SHIPPED)
+	rm -rf $(WHEEL) $(VENV)/dist
+	test ! -d build || find build -type f ! -name '_C.*.so' -delete
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(VENV)/dist .
+	$(PIP) --no-deps --target $(WHEEL) $(VENV)/dist/*.whl
+	touch $@
+
+# Everything that the targets above made, except .venv itself.
+clean:
+	rm -rf build *.egg-info kernels/_C.*.so demo.mp4 $(WHEEL) $(VENV)/dist $(VENV)/*.stamp
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
