@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from types import ModuleType
 
 import pytest
@@ -34,5 +33,5 @@ assert linear is inner and callable(packdit.kernels.linear)
 def test_every_op_has_a_public_wrapper_that_takes_a_backend() -> None:
     data_movement = {"carried", "patchify", "unpatchify"}
     for name in packdit.kernels._FILE_OF.keys() - data_movement:
-        op: Callable[..., object] = getattr(import_module("packdit.kernels"), name)
+        op: Callable[..., object] = getattr(packdit.kernels, name)
         assert "backend" in op.__kwdefaults__
