@@ -1,0 +1,59 @@
+"""The one place that chooses which implementation of an op runs.
+
+An explicit backend wins over the environment variable PACKDIT_BACKEND, which wins over the automatic choice: `cpu` for
+float32 tensors on the CPU that need no gradient, else `reference`. Asking for what cannot run is an error that says
+why.
+"""
+
+import os
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("reference", "cpu")
+
+_CPU_OPS: frozenset[str] = frozenset()
+
+try:
+    from . import _C as _native
+
+    _native_error = ""
+except ImportError as error:
+    _native_error = f"packdit.kernels._C is not built: {error}"
+
+
+def native() -> ModuleType:
+    """The C++ extension. Only ops that `choose` sent to the cpu backend call this."""
+    return _native
+
+
+def available() -> dict[str, str]:
+    """Each backend with "ok", or with the reason why it cannot be used here."""
+    return {"reference": "ok", "cpu": _native_error or "ok"}
+
+
+def choose(op: str, backend: str | None, *tensors: Tensor) -> str:
+    """The backend that runs this call of op on these tensors. ValueError when the one asked for cannot."""
+    asked = backend or os.environ.get("PACKDIT_BACKEND") or "auto"
+    if asked == "auto":
+        wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+        return "reference" if wants_gradient or _why_not_cpu(op, tensors) else "cpu"
+    if asked not in BACKENDS:
+        raise ValueError(f"{op}: backend is {asked!r}; allowed: auto, {', '.join(BACKENDS)}")
+    reason = _why_not_cpu(op, tensors) if asked == "cpu" else ""
+    if reason:
+        raise ValueError(f"{op}: backend 'cpu' cannot run this: {reason}; allowed here: reference")
+    return asked
+
+
+def _why_not_cpu(op: str, tensors: tuple[Tensor, ...]) -> str:
+    """Why the C++ kernels cannot run op on these tensors; empty when they can."""
+    if _native_error:
+        return _native_error
+    if op not in _CPU_OPS:
+        return "it has no kernel for this op"
+    for x in tensors:
+        if x.device.type != "cpu" or x.dtype != torch.float32:
+            return f"it takes float32 on cpu, got {str(x.dtype).removeprefix('torch.')} on {x.device}"
+    return ""

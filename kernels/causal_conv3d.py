@@ -1,0 +1,100 @@
+"""Convolution over time and space, channels last, that is causal in time and can stream.
+
+out[t, y, x] = bias + sum over (i, j, l, c) of weight[:, i, j, l, c] in[st t + i, sh y + j, sw x + l, c], where `in`
+is the clip after its carried frames (zeros at a clip's start) and with zeros around it in space. Source: the causal 3-D
+convolution of MAGVIT-v2 (arXiv 2310.05737, section 3.2), whose frames see only themselves and their past; carrying the
+last frames of a chunk makes chunks equal to the whole clip.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .backend import choose
+from .tensors import accurate, check_tensor
+
+Triple = tuple[int, int, int]
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def causal_conv3d_reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, stride: Triple, padding: Padding
+) -> Tensor:
+    """The definition, in plain PyTorch; differentiable. Arguments as in `causal_conv3d`."""
+    (top, bottom), (left, right) = padding
+    missing = weight.shape[1] - 1 if past is None else 0
+    frames = x if past is None else torch.cat((past, x))
+    volume = F.pad(accurate(frames).permute(3, 0, 1, 2), (left, right, top, bottom, missing, 0))
+    taps = accurate(weight).permute(0, 4, 1, 2, 3)
+    out = F.conv3d(volume[None], taps, None if bias is None else accurate(bias), stride)
+    return out[0].permute(1, 2, 3, 0).contiguous().to(x.dtype)
+
+
+def carried(past: Tensor | None, x: Tensor, kt: int, st: int) -> Tensor:
+    """The frames that the next chunk's call takes as `past`: those from its first window on.
+
+    past [P, ...] as given to this chunk's call (None: the clip's start), x [T, ...] the chunk, kt and st the kernel's
+    size and stride in time. They are the last kt - st frames when the chunk ends a window, as chunks of st frames do.
+    """
+    before = x.new_zeros(kt - 1, *x.shape[1:]) if past is None else past
+    total = before.shape[0] + x.shape[0]
+    first = st * max((total - kt) // st + 1, 0)
+    return torch.cat((before, x))[first:].clone()
+
+
+def same_padding(height: int, width: int) -> Padding:
+    """The zeros around a frame that keep its size under a kernel of odd height and width."""
+    if height % 2 == 0 or width % 2 == 0:
+        raise ValueError(f"causal_conv3d: kernel is {height}x{width}; allowed without padding: odd sizes")
+    return (height // 2, height // 2), (width // 2, width // 2)
+
+
+def output_size(x: Tensor, weight: Tensor, past: Tensor | None, stride: Triple, padding: Padding) -> Triple:
+    """(T', H', W') of `causal_conv3d`. ValueError where a side has no output."""
+    frames = x.shape[0] + (weight.shape[1] - 1 if past is None else past.shape[0])
+    sizes = (frames, x.shape[1] + sum(padding[0]), x.shape[2] + sum(padding[1]))
+    kernel = tuple(weight.shape[1:4])
+    if any(size < taps for size, taps in zip(sizes, kernel, strict=True)):
+        raise ValueError(f"causal_conv3d: padded input is {sizes}; allowed: at least the kernel, {kernel}")
+    t, h, w = ((size - taps) // step + 1 for size, taps, step in zip(sizes, kernel, stride, strict=True))
+    return t, h, w
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None) -> None:
+    check_tensor("causal_conv3d: x", x, (None, None, None, None))
+    check_tensor("causal_conv3d: weight", weight, (None, None, None, None, x.shape[3]), (x.dtype,), x.device)
+    if bias is not None:
+        check_tensor("causal_conv3d: bias", bias, (weight.shape[0],), (x.dtype,), x.device)
+    if past is not None:
+        check_tensor("causal_conv3d: past", past, (None, *x.shape[1:]), (x.dtype,), x.device)
+        if past.shape[0] >= weight.shape[1]:
+            raise ValueError(f"causal_conv3d: past has {past.shape[0]} frames; allowed: 0 to {weight.shape[1] - 1}")
+
+
+def causal_conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    past: Tensor | None = None,
+    stride: Triple = (1, 1, 1),
+    padding: Padding | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The convolution of one chunk of a clip, [T', H', W', Cout] contiguous in the dtype of x.
+
+    x [T, H, W, Cin]; weight [Cout, kt, kh, kw, Cin]; bias [Cout]; past [P, H, W, Cin], 0 <= P <= kt - 1: the frames
+    `carried` from the chunk before, None at a clip's start, which puts kt - 1 frames of zeros there; stride (t, y, x);
+    padding ((top, bottom), (left, right)) zeros in space, None: as many as keep the size under an odd kernel.
+    T' = (P + T - kt) // st + 1. ValueError for anything else.
+    """
+    _check(x, weight, bias, past)
+    if min(stride) < 1:
+        raise ValueError(f"causal_conv3d: stride is {stride}; allowed: at least 1")
+    around = same_padding(*weight.shape[2:4]) if padding is None else padding
+    if min(map(min, around)) < 0:
+        raise ValueError(f"causal_conv3d: padding is {around}; allowed: at least 0")
+    output_size(x, weight, past, stride, around)
+    tensors = [tensor for tensor in (x, weight, bias, past) if tensor is not None]
+    choose("causal_conv3d", backend, *tensors)
+    return causal_conv3d_reference(x, weight, bias, past, stride, around)

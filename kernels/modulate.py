@@ -1,0 +1,49 @@
+"""Adaptive normalization: norm(x) * (1 + scale[row]) + shift[row].
+
+Source: DiT's adaLN (arXiv 2212.09748, section 3.2), where every sequence of the pack has its own shift and scale. The
+row of the table that a token uses is data, because packed lengths differ: often its segment, in some families its
+modality or the token itself.
+"""
+
+from torch import Tensor
+
+from .backend import choose
+from .norm import NORMS, normalize
+from .tensors import INT32, accurate, check_choice, check_tensor
+
+
+def modulate_reference(x: Tensor, shift: Tensor, scale: Tensor, row: Tensor, norm: str, eps: float) -> Tensor:
+    """The definition, in plain PyTorch; differentiable. Arguments as in `modulate`."""
+    index = row.long()
+    normed = normalize(accurate(x), norm, eps)
+    return (normed * (1 + accurate(scale)[index]) + accurate(shift)[index]).to(x.dtype)
+
+
+def check_table(op: str, x: Tensor, row: Tensor, **tables: Tensor) -> None:
+    """Raises ValueError unless x is [T, D], row int32 [T], and every table [R, D]."""
+    check_tensor(f"{op}: x", x, (None, None))
+    check_tensor(f"{op}: row", row, (x.shape[0],), INT32, x.device)
+    num_rows = next(iter(tables.values())).shape[0]
+    for name, table in tables.items():
+        check_tensor(f"{op}: {name}", table, (num_rows, x.shape[1]), device=x.device)
+
+
+def modulate(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    row: Tensor,
+    *,
+    norm: str = "layer",
+    eps: float = 1e-6,
+    backend: str | None = None,
+) -> Tensor:
+    """norm(x) * (1 + scale[row]) + shift[row], [T, D] in the dtype of x.
+
+    x [T, D]; shift, scale [R, D], also as slices of a wider table; row int32 [T], entries below R;
+    norm "layer", "rms" or "none". ValueError for anything else.
+    """
+    check_choice("modulate: norm", norm, NORMS)
+    check_table("modulate", x, row, shift=shift, scale=scale)
+    choose("modulate", backend, x, shift, scale)
+    return modulate_reference(x, shift, scale, row, norm, eps)

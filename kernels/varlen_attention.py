@@ -1,0 +1,117 @@
+"""softmax(scale Q Kᵀ) V within each segment of a pack.
+
+Source: attention, arXiv 1706.03762, section 3.2.1, over segments as in FlashAttention's varlen call (arXiv 2205.14135),
+whose convention is kept: causal aligns the last query with the last key (bottom right). A query that sees no key, and a
+row that lies in no segment, gives 0.
+"""
+
+import torch
+from torch import Tensor
+
+from .backend import choose
+from .tensors import INT32, accurate, check_offsets, check_tensor, readable
+
+MAX_HEAD_DIM = 256
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Tensor:
+    """Dense attention of q [Tq, H, D] to k, v [Tk, Hk, D] where visible [Tq, Tk]; no key visible gives 0."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+    sees_a_key = visible.any(-1, keepdim=True)
+    scores = scores.masked_fill(~visible, -torch.inf).masked_fill(~sees_a_key, 0)
+    weights = scores.softmax(-1).masked_fill(~sees_a_key, 0)
+    return torch.einsum("hqk,khd->qhd", weights, v)
+
+
+def varlen_attention_reference(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, scale: float
+) -> Tensor:
+    """The definition, in plain PyTorch; differentiable. Arguments as in `varlen_attention`.
+
+    Where Python may read the offsets, segments run one after another. On a GPU, and in a traced graph, the whole pack
+    is one masked attention, which needs no lengths on the host but lets a NaN of one segment reach the others.
+    """
+    wide = accurate(q), accurate(k), accurate(v)
+    if readable(cu_seqlens_q) and readable(cu_seqlens_k):
+        return _segment_by_segment(*wide, cu_seqlens_q.tolist(), cu_seqlens_k.tolist(), causal, scale).to(q.dtype)
+    return attend(*wide, _visible(q, k, cu_seqlens_q, cu_seqlens_k, causal), scale).to(q.dtype)
+
+
+def _segment_by_segment(
+    q: Tensor, k: Tensor, v: Tensor, starts_q: list[int], starts_k: list[int], causal: bool, scale: float
+) -> Tensor:
+    pieces = [torch.zeros_like(q[: starts_q[0]])]
+    for segment in range(len(starts_q) - 1):
+        in_q = slice(starts_q[segment], starts_q[segment + 1])
+        in_k = slice(starts_k[segment], starts_k[segment + 1])
+        num_q, num_k = in_q.stop - in_q.start, in_k.stop - in_k.start
+        visible = torch.ones(num_q, num_k, dtype=torch.bool, device=q.device)
+        if causal:
+            visible = visible.tril(num_k - num_q)
+        pieces.append(attend(q[in_q], k[in_k], v[in_k], visible, scale))
+    pieces.append(torch.zeros_like(q[starts_q[-1] :]))
+    return torch.cat(pieces)
+
+
+def _visible(q: Tensor, k: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool) -> Tensor:
+    """Which keys each query of the pack sees, bool [Tq, Tk], from the offsets alone."""
+    in_q, to_end_q = _segments(q.shape[0], cu_seqlens_q)
+    in_k, to_end_k = _segments(k.shape[0], cu_seqlens_k)
+    visible = (in_q[:, None] == in_k) & (in_q[:, None] >= 0)
+    return visible & (to_end_k >= to_end_q[:, None]) if causal else visible
+
+
+def _segments(num_tokens: int, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """The segment of each token (-1: none) and the token's distance from that segment's end."""
+    token = torch.arange(num_tokens, device=offsets.device)
+    segment = (token[:, None] >= offsets).sum(-1) - 1
+    last = offsets.shape[0] - 2
+    segment = torch.where(segment > last, -1, segment)
+    return segment, offsets[segment + 1] - token
+
+
+def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+    check_tensor("varlen_attention: q", q, (None, None, None))
+    heads, head_dim = q.shape[1:]
+    check_tensor("varlen_attention: k", k, (None, None, head_dim), (q.dtype,), q.device)
+    check_tensor("varlen_attention: v", v, tuple(k.shape), (q.dtype,), q.device)
+    if not 1 <= head_dim <= MAX_HEAD_DIM:
+        raise ValueError(f"varlen_attention: head dim is {head_dim}; allowed: 1 to {MAX_HEAD_DIM}")
+    if k.shape[1] == 0 or heads % k.shape[1]:
+        raise ValueError(f"varlen_attention: q has {heads} heads; allowed: multiples of the {k.shape[1]} of k")
+
+
+def varlen_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor | None = None,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    work: Tensor | None = None,
+    max_seqlen: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Attention within each segment, [Tq, H, D] in the dtype of q.
+
+    q [Tq, H, D]; k, v [Tk, Hk, D], H a multiple of Hk, also as strided views; D at most 256; cu_seqlens_q and
+    cu_seqlens_k (None: the same) int32 [S + 1], where segment s is rows cu[s] to cu[s + 1]; scale None: 1 / sqrt(D);
+    work int32 [N, 2]: the planner's (segment, query block) entries, and max_seqlen: a bound on the segments' lengths,
+    for backends that launch from them. ValueError for anything else, and for offsets on the CPU that decrease.
+    """
+    _check_heads(q, k, v)
+    check_tensor("varlen_attention: cu_seqlens_q", cu_seqlens_q, (None,), INT32, q.device)
+    check_offsets("varlen_attention: cu_seqlens_q", cu_seqlens_q, q.shape[0])
+    if cu_seqlens_k is None:
+        cu_seqlens_k = cu_seqlens_q
+    check_tensor("varlen_attention: cu_seqlens_k", cu_seqlens_k, tuple(cu_seqlens_q.shape), INT32, q.device)
+    check_offsets("varlen_attention: cu_seqlens_k", cu_seqlens_k, k.shape[0])
+    if work is not None:
+        check_tensor("varlen_attention: work", work, (None, 2), INT32, q.device)
+    choose("varlen_attention", backend, q, k, v)
+    factor = q.shape[2] ** -0.5 if scale is None else scale
+    return varlen_attention_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor)
