@@ -12,10 +12,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PACKAGES := $(patsubst %/__init__.py,%,$(wildcard kernels/__init__.py runtime/__init__.py export/__init__.py bench/__init__.py))
 CSRC := $(wildcard csrc/*.cpp csrc/*.h)
-BUILD := pyproject.toml setup.py $(CSRC)
-SHIPPED := $(shell find $(PACKAGES) -type f ! -name '*.pyc' ! -name '*.so')
+BUILD := pyproject.toml setup.py csrc $(CSRC)
 
-.PHONY: demo install test lint types pytest clean
+.PHONY: demo install test lint wheel types pytest clean
 
 demo: $(VENV)/generate.stamp
 	$(BIN)/packdit generate "a red circle moves right on a black background" --out demo.mp4
@@ -30,15 +29,24 @@ lint: install
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/clang-format --dry-run --Werror $(CSRC)
 
+# What users get, for the type checker and the tests: it shadows the editable install through PYTHONPATH. Built anew each
+# time, because a deleted file makes no prerequisite newer. Only the compiled module in build/ is kept, which setuptools
+# rebuilds when a source is newer; a stale .py there would be shipped.
+wheel: install
+	rm -rf $(WHEEL) $(VENV)/dist
+	test ! -d build || find build -type f ! -name '_C.*.so' -delete
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(VENV)/dist .
+	$(PIP) --no-deps --target $(WHEEL) $(VENV)/dist/*.whl
+
 # From inside the wheel's folder, where nothing of the checkout can be found under a second name.
-types: $(WHEEL)/wheel.stamp
+types: wheel
 	cd $(WHEEL) && ../bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache $(PACKAGES:%=-p packdit.%)
 
-pytest: $(WHEEL)/wheel.stamp
+pytest: wheel
 	PYTHONPATH="$(CURDIR)/$(WHEEL)" $(BIN)/pytest --quiet --timeout=300
 
 $(VENV)/python.stamp:
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	touch $@
 
 # Editable, so that the tools in .venv always run the sources as they are.
@@ -49,15 +57,6 @@ $(VENV)/generate.stamp: $(VENV)/python.stamp constraints.txt $(BUILD) $(PACKAGES
 
 $(VENV)/test.stamp: $(VENV)/generate.stamp
 	$(PIP) "packdit[test]"
-	touch $@
-
-# What users get, for the type checker and the tests: it shadows the editable install through PYTHONPATH. The compiled
-# module in build/ is kept, as setuptools rebuilds it when a source is newer; a stale .py there would be shipped.
-$(WHEEL)/wheel.stamp: $(VENV)/test.stamp $(BUILD) $(SHIPPED)
-	rm -rf $(WHEEL) $(VENV)/dist
-	test ! -d build || find build -type f ! -name '_C.*.so' -delete
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(VENV)/dist .
-	$(PIP) --no-deps --target $(WHEEL) $(VENV)/dist/*.whl
 	touch $@
 
 # Everything that the targets above made, except .venv itself.
