@@ -7,9 +7,10 @@ A sample holds slots ``(x, h1, .. h[S-1])``: latents and kept history. A stage e
 then sets all slots at once: ``new[s] = sum_j matrix[s][j] old[j] + matrix[s][S] v``. A slot that no later stage reads
 has a row of zeros, so history need not be initialised. Everything here is float64 and runs once a request.
 
-DPM-Solver++ and UniPC work in ``lambda = log((1 - sigma) / sigma)``. With ``h = lambda_next - lambda`` the identities
-``sigma_next / sigma = r`` and ``-alpha_next (exp(-h) - 1) = 1 - r`` hold for this schedule, so lambda is only needed
-for ratios of intervals, and sigma = 1 and sigma = 0 are exact.
+DPM-Solver++ and UniPC work in ``lambda = log((1 - sigma) / sigma)``. With ``h = lambda_next - lambda`` and
+``r = sigma_next / sigma``, their factor ``-(1 - sigma_next) (exp(-h) - 1)`` is ``1 - r``: lambda is only needed for
+ratios of intervals, and sigma = 1 and sigma = 0 are exact. On equal sigmas the tables give what diffusers' FlowMatch
+(Euler, Heun), DPMSolverMultistep and UniPCMultistep schedulers give, which start just below 1 for the last two.
 """
 
 from __future__ import annotations
