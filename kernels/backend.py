@@ -1,17 +1,22 @@
 """The one place that chooses which implementation of an op runs.
 
-An explicit backend wins over the environment variable PACKDIT_BACKEND, which wins over the automatic choice: `cpu` for
-float32 tensors on the CPU that need no gradient, else `reference`. Asking for what cannot run is an error that says
-why.
+An explicit backend wins over `using`, which wins over the environment variable PACKDIT_BACKEND, which wins over the
+automatic choice: `cpu` for float32 tensors on the CPU that need no gradient, else `reference`. Asking for what cannot
+run is an error that says why.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 BACKENDS = ("reference", "cpu")
+
+_default: ContextVar[str | None] = ContextVar("packdit_backend", default=None)
 
 _CPU_OPS: frozenset[str] = frozenset()
 
@@ -33,9 +38,28 @@ def available() -> dict[str, str]:
     return {"reference": "ok", "cpu": _native_error or "ok"}
 
 
+def check(backend: str) -> None:
+    """Raises ValueError unless backend is "auto" or one that can be used here."""
+    if backend == "auto":
+        return
+    reason = available().get(backend, f"there is none of that name; allowed: auto, {', '.join(BACKENDS)}")
+    if reason != "ok":
+        raise ValueError(f"backend {backend!r} cannot be used: {reason}")
+
+
+@contextmanager
+def using(backend: str | None) -> Iterator[None]:
+    """Within it, calls that name no backend take this one (None: leave things as they are)."""
+    token = _default.set(backend or _default.get())
+    try:
+        yield
+    finally:
+        _default.reset(token)
+
+
 def choose(op: str, backend: str | None, *tensors: Tensor) -> str:
     """The backend that runs this call of op on these tensors. ValueError when the one asked for cannot."""
-    asked = backend or os.environ.get("PACKDIT_BACKEND") or "auto"
+    asked = backend or _default.get() or os.environ.get("PACKDIT_BACKEND") or "auto"
     if asked == "auto":
         wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
         return "reference" if wants_gradient or _why_not_cpu(op, tensors) else "cpu"

@@ -1,0 +1,104 @@
+"""One step's tensors: the samples of a plan laid end to end, and what each row of them is to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .pack import Pack, offsets
+from .plan import Plan
+from .sample import Sample
+from .sampler import pad
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """N latent tokens of the samples, T >= N tokens of the pack: a guided sample's are in it twice."""
+
+    samples: list[Sample]
+    tokens: Tensor  # [T, C], the model's input
+    pack: Pack
+    state: Tensor  # float32 [slots, N, C]
+    cond: Tensor  # int32 [N], the pack row of each token's conditional output
+    uncond: Tensor  # int32 [N], or -1
+    guidance: Tensor  # float32 [R]
+    table: Tensor  # float32 [R, slots, slots + 1]
+    row: Tensor  # int32 [N], the row of `table` that each token follows
+
+    def scatter(self) -> None:
+        """Hands every sample its new state, one stage on."""
+        start = 0
+        for sample in self.samples:
+            end = start + sample.num_tokens
+            sample.state = self.state[: len(sample.state), start:end].clone()
+            sample.stage += 1
+            start = end
+
+
+def make_batch(plan: Plan, samples: list[Sample], device: torch.device, dtype: torch.dtype) -> Batch:
+    """Lays out `samples`, those that the plan took, in its order."""
+    slots = max(len(s.state) for s in samples)
+    state = torch.cat([_widen(s.state, slots) for s in samples], 1)
+    first = np.concatenate([[0], np.cumsum([s.num_tokens for s in samples])])
+    place = {index: i for i, index in enumerate(plan.samples)}
+    segments = [(samples[place[int(s)]], int(first[place[int(s)]]), int(b)) for s, b in _pairs(plan)]
+    source = torch.cat([torch.arange(begin, begin + s.num_tokens) for s, begin, _ in segments])
+    cond = torch.empty(state.shape[1], dtype=torch.int32)
+    uncond = torch.full_like(cond, -1)
+    for (sample, begin, branch), at in zip(segments, plan.cu_seqlens.tolist(), strict=False):
+        rows = torch.arange(at, at + sample.num_tokens, dtype=torch.int32)
+        (uncond if branch else cond)[begin : begin + sample.num_tokens] = rows
+    tables = [torch.from_numpy(pad(track[s.stage].matrix, slots)).float() for s in samples for track in s.levels]
+    return Batch(
+        samples=samples,
+        tokens=state[0].to(dtype).index_select(0, source.to(device)),
+        pack=_make_pack(plan, [(sample, branch) for sample, _, branch in segments], device),
+        state=state,
+        cond=cond.to(device),
+        uncond=uncond.to(device),
+        guidance=torch.tensor([_guidance(s) for s in samples for _ in s.levels]).to(device),
+        table=torch.stack(tables).to(device),
+        row=_level_rows([(s, len(s.levels)) for s in samples]).to(device),
+    )
+
+
+def _pairs(plan: Plan) -> list[tuple[int, int]]:
+    return list(zip(plan.segment_sample.tolist(), plan.segment_branch.tolist(), strict=True))
+
+
+def _guidance(sample: Sample) -> float:
+    assert sample.request.guidance is not None, "the request is complete"
+    return sample.request.guidance
+
+
+def _widen(state: Tensor, slots: int) -> Tensor:
+    missing = slots - len(state)
+    return torch.cat([state, state.new_zeros(missing, *state.shape[1:])]) if missing else state
+
+
+def _level_rows(parts: list[tuple[Sample, int]]) -> Tensor:
+    """int32: for each part's tokens, its level plus the rows of the parts before it."""
+    rows, base = [], 0
+    for sample, count in parts:
+        rows.append(sample.level + base)
+        base += count
+    return torch.cat(rows).to(torch.int32)
+
+
+def _make_pack(plan: Plan, segments: list[tuple[Sample, int]], device: torch.device) -> Pack:
+    timesteps = [track[s.stage].timestep for s, _ in segments for track in s.levels]
+    owners = [i for i, (s, _) in enumerate(segments) for _ in s.levels]
+    texts = [s.texts[branch] for s, branch in segments]
+    return Pack(
+        cu_seqlens=torch.from_numpy(plan.cu_seqlens).to(device),
+        row=_level_rows([(s, len(s.levels)) for s, _ in segments]).to(device),
+        timestep=torch.tensor(timesteps, dtype=torch.float32, device=device),
+        row_segment=torch.tensor(owners, dtype=torch.int32, device=device),
+        text=torch.cat(texts),
+        cu_seqlens_text=offsets([len(t) for t in texts]).to(device),
+        tokens={k: torch.cat([s.layout[k] for s, _ in segments]) for k in segments[0][0].layout},
+        max_seqlen=max(s.num_tokens for s, _ in segments),
+    )

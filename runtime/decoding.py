@@ -1,0 +1,36 @@
+"""A finished sample on its way to frames: one chunk a turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from .job import Job
+from .load import PackedTransformer
+from .sample import Sample
+from .vae import StreamingVAE, to_bytes
+
+
+class Decoding:
+    """Streams a sample's latents through the VAE into its job."""
+
+    def __init__(self, sample: Sample, job: Job, transformer: PackedTransformer, vae: StreamingVAE) -> None:
+        assert job.request.frames, "the request is complete"
+        self.job = job
+        latent = vae.denormalize(sample.latent(transformer.model.patch))
+        self._chunks: Iterator[Tensor] = vae.stream(latent)
+        job.advance("decode", 0, job.request.frames)
+
+    def advance(self) -> bool:
+        """Decodes one chunk; True when the job is finished. A failure is the job's own."""
+        try:
+            chunk = next(self._chunks, None)
+            if chunk is not None:
+                self.job.add(to_bytes(chunk).cpu().numpy())
+                return False
+        except Exception as error:
+            self.job.finish("failed", error)
+            return True
+        self.job.finish("completed")
+        return True

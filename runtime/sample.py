@@ -1,0 +1,124 @@
+"""A request in flight: its latents as tokens, its stages, its texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..kernels import patchify, unpatchify
+from .load import PackedTransformer
+from .media import resize
+from .pack import Grid
+from .request import Condition, Request
+from .sampler import Stage, clamped_stages, flow_sigmas, stages
+from .vae import StreamingVAE
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sample:
+    """Latents stay in token layout until they are decoded. L tokens, C features of a token.
+
+    Tokens of one level share a noise level: level 0 is generated, each distinct strength of given frames is another.
+    """
+
+    request: Request  # complete
+    grid: Grid  # of the latent
+    layout: dict[str, Tensor]  # what the model needs of each token's place, [L, n] each
+    texts: list[Tensor]  # a text a sequence: [l, D], conditional first
+    state: Tensor  # float32 [slots, L, C]; slot 0 holds the latents
+    level: Tensor  # int64 [L]
+    levels: list[list[Stage]]  # stages of each level
+    stage: int  # the next one
+    arrival: int
+    last_step: int = field(default=-1)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.state.shape[1]
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.texts)
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.levels[0])
+
+    @property
+    def done(self) -> bool:
+        return self.stage >= self.num_stages
+
+    def latent(self, patch: Grid) -> Tensor:
+        """The latents [C, T, H, W], normalized."""
+        return unpatchify(self.state[0], [self.grid], patch)[0]
+
+
+def start_noise(seed: int, channels: int, grid: Grid) -> Tensor:
+    """Noise [channels, t, h, w] of a seed, float32: drawn on the CPU, so the same on every device and backend."""
+    return torch.randn(channels, *grid, generator=torch.Generator().manual_seed(seed))
+
+
+def encode_condition(condition: Condition, request: Request, vae: StreamingVAE) -> tuple[int, Tensor]:
+    """The first latent frame that a condition gives, and its latents [C, n, h, w], normalized.
+
+    The clip before the given frames is filled with the first of them, the rest of the last group with the last of them
+    (the VAE is causal, and the model was trained so).
+    """
+    assert request.width and request.height, "the request is complete"
+    group, end = vae.model.group, condition.start + len(condition.frames)
+    first, last = (condition.start + group - 1) // group, (end - 1 + group - 1) // group + 1
+    frames = resize(condition.frames, request.width, request.height)
+    index = np.arange(1 + (last - 1) * group).clip(condition.start, end - 1) - condition.start
+    video = torch.from_numpy(frames[index]).permute(3, 0, 1, 2).float() / 127.5 - 1
+    return first, vae.normalize(vae.encode(video))[:, first:last]
+
+
+def make_sample(
+    request: Request, texts: list[Tensor], model: PackedTransformer, vae: StreamingVAE, shift: float, arrival: int
+) -> Sample:
+    """A complete request, ready for its first step. `texts` holds the unconditional states too where it is guided."""
+    assert request.width and request.height and request.frames and request.steps and request.sampler
+    grid = vae.latent_grid(request.width, request.height, request.frames)
+    sigmas = flow_sigmas(request.steps, shift)
+    clean = torch.zeros(vae.latent_channels, *grid)
+    level = torch.zeros(grid, dtype=torch.int64)
+    levels = [stages(request.sampler, sigmas)]
+    strengths: list[float] = []
+    for condition in request.conditions:
+        strength = condition.strength * request.strength
+        if strength not in strengths:
+            strengths.append(strength)
+            levels.append(clamped_stages(request.sampler, sigmas, 1 - strength))
+        first, latents = encode_condition(condition, request, vae)
+        clean[:, first : first + latents.shape[1]] = latents.cpu()
+        level[first : first + latents.shape[1]] = 1 + strengths.index(strength)
+    noise = start_noise(request.seed, vae.latent_channels, grid)
+    sigma = torch.tensor([track[0].sigma for track in levels])[level]
+    patch = model.model.patch
+    tokens = patchify([(1 - sigma) * clean + sigma * noise], patch)
+    slots = max(len(stage.matrix) for track in levels for stage in track)
+    state = torch.zeros(slots, *tokens.shape)
+    state[0] = tokens
+    per_token = level[:: patch[0], :: patch[1], :: patch[2]].flatten()
+    used = per_token.unique().tolist()
+    start = next((i for i in range(len(levels[0])) if any(moves(levels[k][i]) for k in used)), len(levels[0]))
+    return Sample(
+        request=request,
+        grid=grid,
+        layout=model.layout(model.token_grid(grid)),
+        texts=texts,
+        state=state.to(model.device),
+        level=per_token,
+        levels=levels,
+        stage=start,
+        arrival=arrival,
+    )
+
+
+def moves(stage: Stage) -> bool:
+    """False for a stage that leaves the latents as they are."""
+    row = stage.matrix[0]
+    return row[0] != 1.0 or any(row[1:])
