@@ -22,6 +22,39 @@ NUM_FEATURES = 2 * 5 * len(HARMONICS) + 4
 TIME_WIDTH = 128
 
 
+def _places(grid: Grid) -> list[Tensor]:
+    """t, y and x of every token of a grid, float64 [tokens] each."""
+    return [a.reshape(-1) for a in torch.meshgrid(*(torch.arange(n).double() for n in grid), indexing="ij")]
+
+
+def rope_angles(grid: Grid, head_dim: int, theta: float) -> Tensor:
+    """Angles [tokens, head_dim / 2], float64: each axis turns its share of a head's pairs (arXiv 2104.09864)."""
+    pairs = head_dim // 2
+    split = [round(pairs * share) for share in ROPE_SPLIT]
+    split[0] = pairs - split[1] - split[2]
+    waves = [theta ** (-torch.arange(n).double() / n) for n in split]
+    return torch.cat([place[:, None] * wave for place, wave in zip(_places(grid), waves, strict=True)], 1)
+
+
+def position_features(grid: Grid) -> Tensor:
+    """Features [tokens, NUM_FEATURES], float64: where a token is as fractions of each side, and from the centre in units
+    of the short side (so that a square is square at any aspect ratio), as sines and cosines; then the size."""
+    frames, height, width = grid
+    t, y, x = (place + 0.5 for place in _places(grid))
+    short = min(height, width)
+    shares = [t / frames, y / height, x / width, (y - height / 2) / short, (x - width / 2) / short]
+    angles = (torch.stack(shares, 1)[:, :, None] * (math.pi * torch.tensor(HARMONICS).double())).flatten(1)
+    size = torch.tensor([math.log2(frames), math.log2(height), math.log2(width), 1.0]).double()
+    return torch.cat([angles.sin(), angles.cos(), size.expand(len(t), 4)], 1)
+
+
+def timestep_features(timestep: Tensor) -> Tensor:
+    """Sinusoidal features [n, TIME_WIDTH], float64, of timesteps [n] in 0..1000 (arXiv 2006.11239)."""
+    index = torch.arange(TIME_WIDTH // 2, dtype=torch.float64, device=timestep.device)
+    angles = timestep.double()[:, None] * torch.exp(index * (-2 * math.log(10000.0) / TIME_WIDTH))
+    return torch.cat([angles.cos(), angles.sin()], 1)
+
+
 class Block(nn.Module):
     """Attention and MLP, each between a modulated norm and a gated residual."""
 
@@ -77,30 +110,12 @@ class ShapesTransformer(nn.Module):
 
     def layout(self, grid: Grid) -> dict[str, Tensor]:
         """What a token needs to know of its place, for a (t, y, x) grid of tokens: each [tokens, n], float64."""
-        frames, height, width = grid
-        axes = [a.reshape(-1) for a in torch.meshgrid(*(torch.arange(n).double() for n in grid), indexing="ij")]
-        pairs = self.head_dim // 2
-        split = [round(pairs * share) for share in ROPE_SPLIT]
-        split[0] = pairs - split[1] - split[2]
-        angles = torch.cat(
-            [a[:, None] * self.theta ** (-torch.arange(n).double() / n) for a, n in zip(axes, split, strict=True)], 1
-        )
-        t, y, x = (a + 0.5 for a in axes)
-        short = min(height, width)
-        places = [t / frames, y / height, x / width, (y - height / 2) / short, (x - width / 2) / short]
-        waves = (torch.stack(places, 1)[:, :, None] * (math.pi * torch.tensor(HARMONICS).double())).flatten(1)
-        size = torch.tensor([math.log2(frames), math.log2(height), math.log2(width), 1.0]).double()
-        features = torch.cat([waves.sin(), waves.cos(), size.expand(len(t), 4)], 1)
-        return {"cos": angles.cos(), "sin": angles.sin(), "features": features}
+        angles = rope_angles(grid, self.head_dim, self.theta)
+        return {"cos": angles.cos(), "sin": angles.sin(), "features": position_features(grid)}
 
     def condition(self, pack: Pack) -> Tensor:
         """SiLU(time + text) [R, D] (`pack.text` ends each segment with the pooled state, as CLIP's end token does)."""
-        frequency = torch.exp(
-            torch.arange(TIME_WIDTH // 2, dtype=torch.float64, device=pack.timestep.device)
-            * (-2 * math.log(10000.0) / TIME_WIDTH)
-        )
-        angles = pack.timestep.double()[:, None] * frequency
-        waves = torch.cat([angles.cos(), angles.sin()], 1).to(self.time1.weight.dtype)
+        waves = timestep_features(pack.timestep).to(self.time1.weight.dtype)
         time = self.time2(self.time1(waves, "silu"))
         pooled = pack.text.index_select(0, pack.cu_seqlens_text[1:] - 1)
         text = self.text2(self.text1(pooled, "silu"))

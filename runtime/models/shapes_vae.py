@@ -35,18 +35,18 @@ class Res(nn.Module):
 
 
 def unshuffle(x: Tensor, factor: int) -> Tensor:
-    """[t, h, w, c] -> [t, h/f, w/f, f*f*c], features in the order (y, x, c)."""
-    t, h, w, c = x.shape
-    x = x.view(t, h // factor, factor, w // factor, factor, c).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(t, h // factor, w // factor, factor * factor * c)
+    """[..., h, w, c] -> [..., h/f, w/f, f*f*c], features in the order (y, x, c)."""
+    *lead, h, w, c = x.shape
+    x = x.reshape(-1, h // factor, factor, w // factor, factor, c).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(*lead, h // factor, w // factor, factor * factor * c)
 
 
 def shuffle(x: Tensor, factor: int) -> Tensor:
     """The inverse of `unshuffle`."""
-    t, h, w, c = x.shape
+    *lead, h, w, c = x.shape
     c //= factor * factor
-    x = x.view(t, h, w, factor, factor, c).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(t, h * factor, w * factor, c)
+    x = x.reshape(-1, h, w, factor, factor, c).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(*lead, h * factor, w * factor, c)
 
 
 class Encoder(nn.Module):
