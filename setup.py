@@ -15,7 +15,7 @@ core = Extension(
     sources=sorted(glob("csrc/*.cpp")),
     depends=["setup.py", *sorted(glob("csrc/*.h"))],
     include_dirs=[pybind11.get_include()],
-    extra_compile_args=["-O3", "-g0", "-std=c++17", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra"],
+    extra_compile_args=["-O3", "-g0", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"],
     extra_link_args=["-fopenmp"],
 )
 

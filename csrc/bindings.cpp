@@ -3,10 +3,17 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
+#include "isa.h"
+#include "ops.h"
 #include "planner.h"
 
 namespace py = pybind11;
@@ -37,6 +44,124 @@ py::array_t<int32_t> work_table(const Ints& cu_seqlens, int64_t block) {
     return to_numpy(table).reshape({static_cast<py::ssize_t>(table.size() / 2), py::ssize_t{2}});
 }
 
+// Arrays come as addresses; 0 is null.
+using Address = uintptr_t;
+using RowsArg = std::pair<Address, int64_t>;                      // address, stride
+using HeadsArg = std::tuple<Address, int64_t, int64_t, int64_t>;  // address, stride, head stride, heads
+using ModulationArg = std::tuple<RowsArg, RowsArg, int, float>;   // shift, scale, norm, eps
+using IndexArg = std::pair<Address, int64_t>;                     // address, rows of the table
+using WeightsArg = std::tuple<Address, int64_t, bool, Address>;   // address, columns, depth major, bias
+using Triple = std::array<int64_t, 3>;
+
+float* floats(Address address) { return reinterpret_cast<float*>(address); }
+const int32_t* ints(Address address) { return reinterpret_cast<const int32_t*>(address); }
+packdit::Rows rows(const RowsArg& arg) { return {floats(arg.first), arg.second}; }
+packdit::RowIndex index(const IndexArg& arg) { return {ints(arg.first), arg.second}; }
+
+packdit::Modulation modulation(const ModulationArg& arg) {
+    const auto& [shift, scale, norm, eps] = arg;
+    return {rows(shift), rows(scale), static_cast<packdit::Norm>(norm), eps};
+}
+
+packdit::Weights weights(const WeightsArg& arg) {
+    const auto& [address, columns, depth_major, bias] = arg;
+    return {floats(address), columns, depth_major, floats(bias)};
+}
+
+packdit::Heads heads(const HeadsArg& arg) {
+    const auto& [address, stride, head_stride, count] = arg;
+    return {floats(address), stride, head_stride, count};
+}
+
+void modulate(const RowsArg& x, const ModulationArg& table, const IndexArg& row, int64_t tokens, int64_t width,
+              Address out, int threads) {
+    packdit::modulate(rows(x), modulation(table), index(row), tokens, width, floats(out), threads);
+}
+
+void gated_residual(const RowsArg& x, const RowsArg& y, const RowsArg& gate, const std::optional<ModulationArg>& table,
+                    const IndexArg& row, int64_t tokens, int64_t width, Address total, Address modulated, int threads) {
+    const auto next = table ? modulation(*table) : packdit::Modulation{};
+    packdit::gated_residual(rows(x), rows(y), rows(gate), table ? &next : nullptr, index(row), tokens, width,
+                            floats(total), floats(modulated), threads);
+}
+
+void norm_rope(const HeadsArg& x, int64_t tokens, int64_t head_dim, Address weight, int norm, bool across_heads,
+               float eps, Address cos, Address sin, int64_t num_angles, bool interleaved, Address out, int threads) {
+    const auto from = heads(x);
+    packdit::NormRope token{};
+    token.x = from.data;
+    token.head_stride = from.head_stride;
+    token.num_heads = from.heads;
+    token.head_dim = head_dim;
+    token.weight = floats(weight);
+    token.norm = static_cast<packdit::Norm>(norm);
+    token.across_heads = across_heads;
+    token.eps = eps;
+    token.cos = floats(cos);
+    token.sin = floats(sin);
+    token.num_angles = num_angles;
+    token.interleaved = interleaved;
+    token.out = floats(out);
+    packdit::norm_rope(token, from.stride, tokens, threads);
+}
+
+void norm_silu(Address x, Address weight, int64_t num_rows, int64_t width, int norm, bool silu, float eps, Address out,
+               int threads) {
+    packdit::norm_silu(floats(x), floats(weight), num_rows, width, static_cast<packdit::Norm>(norm), silu, eps,
+                       floats(out), threads);
+}
+
+void guided_step(Address state, const Triple& size, int64_t slot_stride, int64_t token_stride, const RowsArg& out,
+                 int64_t out_rows, Address cond, Address uncond, Address guidance, Address table, const IndexArg& row,
+                 int threads) {
+    packdit::GuidedStep step{};
+    step.state = floats(state);
+    step.slots = size[0];
+    step.tokens = size[1];
+    step.channels = size[2];
+    step.slot_stride = slot_stride;
+    step.token_stride = token_stride;
+    step.out = rows(out);
+    step.out_rows = out_rows;
+    step.cond = ints(cond);
+    step.uncond = ints(uncond);
+    step.guidance = floats(guidance);
+    step.table = floats(table);
+    step.row = index(row);
+    packdit::guided_step(step, threads);
+}
+
+void linear(const RowsArg& x, int64_t num_rows, int64_t depth, const WeightsArg& weight, int activation, Address out,
+            int threads) {
+    packdit::linear(rows(x), num_rows, depth, weights(weight), static_cast<packdit::Activation>(activation),
+                    floats(out), threads);
+}
+
+void causal_conv3d(Address x, const std::array<int64_t, 4>& size, Address past, int64_t past_frames, int64_t missing,
+                   const WeightsArg& weight, const Triple& kernel, const Triple& stride, int64_t top, int64_t left,
+                   const Triple& out_size, Address out, int threads) {
+    packdit::Convolution c{};
+    c.x = floats(x);
+    c.past = floats(past);
+    c.missing = missing;
+    c.past_frames = past_frames;
+    std::tie(c.frames, c.height, c.width, c.channels) = std::tie(size[0], size[1], size[2], size[3]);
+    c.kernel = kernel;
+    c.stride = stride;
+    c.top = top;
+    c.left = left;
+    c.out_size = out_size;
+    packdit::causal_conv3d(c, weights(weight), floats(out), threads);
+}
+
+void varlen_attention(const HeadsArg& q, const HeadsArg& k, const HeadsArg& v, Address cu_seqlens_q,
+                      Address cu_seqlens_k, int64_t segments, int64_t num_queries, int64_t head_dim, bool causal,
+                      float scale, Address out, int threads) {
+    packdit::varlen_attention({heads(q), heads(k), heads(v), ints(cu_seqlens_q), ints(cu_seqlens_k), segments,
+                               num_queries, head_dim, causal, scale, floats(out)},
+                              threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -44,4 +169,20 @@ PYBIND11_MODULE(_C, m) {
     m.def("plan_pack", &plan_pack, py::arg("lengths"), py::arg("sequences"), py::arg("budget"),
           py::arg("max_segments"));
     m.def("work_table", &work_table, py::arg("cu_seqlens"), py::arg("block"));
+
+    m.def("isas", &packdit::isas);
+    m.def("isa", [] { return std::string(packdit::kernels().name); });
+    m.def("set_isa", &packdit::set_isa, py::arg("name"));
+
+    const auto kernel = [&m](const char* name, auto function) {
+        m.def(name, function, py::call_guard<py::gil_scoped_release>());
+    };
+    kernel("modulate", &modulate);
+    kernel("gated_residual", &gated_residual);
+    kernel("norm_rope", &norm_rope);
+    kernel("norm_silu", &norm_silu);
+    kernel("guided_step", &guided_step);
+    kernel("linear", &linear);
+    kernel("causal_conv3d", &causal_conv3d);
+    kernel("varlen_attention", &varlen_attention);
 }

@@ -59,7 +59,7 @@ def make_batch(plan: Plan, samples: list[Sample], device: torch.device, dtype: t
         state=state,
         cond=cond.to(device),
         uncond=uncond.to(device),
-        guidance=torch.tensor([_guidance(s) for s in samples for _ in s.levels]).to(device),
+        guidance=torch.tensor([s.request.guidance for s in samples for _ in s.levels]).to(device),
         table=torch.stack(tables).to(device),
         row=_level_rows([(s, len(s.levels)) for s in samples]).to(device),
     )
@@ -67,11 +67,6 @@ def make_batch(plan: Plan, samples: list[Sample], device: torch.device, dtype: t
 
 def _pairs(plan: Plan) -> list[tuple[int, int]]:
     return list(zip(plan.segment_sample.tolist(), plan.segment_branch.tolist(), strict=True))
-
-
-def _guidance(sample: Sample) -> float:
-    assert sample.request.guidance is not None, "the request is complete"
-    return sample.request.guidance
 
 
 def _widen(state: Tensor, slots: int) -> Tensor:

@@ -60,7 +60,7 @@ class Bundle:
     def open(cls, model: str | Path) -> Bundle:
         """Opens the bundle called `model`, or in that directory, and checks every file against its hash.
 
-        ValueError, in one sentence, where it is missing, truncated, altered, of a newer format, or names a file outside.
+        ValueError, in one sentence, where it is missing, truncated, altered, newer, or names a file outside.
         """
         folder = find(model)
         where = quote(str(folder))

@@ -76,7 +76,7 @@ class Engine:
         return self.submit_all([request])[0]
 
     def submit_all(self, requests: Sequence[Request]) -> list[Job]:
-        """Queues requests together, so that they share steps from their first one. All are checked before any is queued."""
+        """Queues requests together, so that they share steps from their first one; all are checked before any is."""
         for request in requests:
             if not isinstance(request, Request):
                 raise TypeError(f"a request must be a packdit.runtime.Request, got {quote(request)}")
@@ -116,7 +116,7 @@ class Engine:
 
     def stats(self) -> dict[str, int]:
         """Counts since the engine was made: steps, sequences and tokens that ran in them, padding, graph captures and
-        replays (none on a CPU), and the peak of memory in bytes (of the GPU where there is one, else of the process)."""
+        replays (none on a CPU), and the peak of memory in bytes (the GPU's where there is one, else the process's)."""
         with self._wake:
             return {**self._counts, "peak_bytes": peak_bytes(self.transformer.device)}
 
@@ -195,4 +195,3 @@ class Engine:
         with self._wake:
             for name, value in more.items():
                 self._counts[name] += value
-

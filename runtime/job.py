@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from itertools import count
 
 import numpy as np
 
-from .request import Request
+from .request import CompleteRequest
 from .video import Video
 
 PHASES = ("text", "steps", "decode", "done")
@@ -24,7 +25,7 @@ class Job:
     "text", "steps", "decode", "done"; done_in_phase of total_in_phase counts its stages or frames.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: CompleteRequest) -> None:
         self.request = request
         self.status, self.phase = "queued", "text"
         self.done_in_phase, self.total_in_phase = 0, 1
@@ -37,7 +38,7 @@ class Job:
     def progress(self) -> float:
         """0 to 1; a step of the sampler and a decoded frame count alike. 1 only when all frames are there."""
         with self._changed:
-            frames, steps = self.request.frames or 1, self.request.steps or 1
+            frames, steps = self.request.frames, self.request.steps
             share = self.done_in_phase / max(1, self.total_in_phase)
             done = {"text": 0.0, "steps": steps * share, "decode": steps + frames * share, "done": steps + frames}
             return done[self.phase] / (steps + frames)
@@ -53,16 +54,11 @@ class Job:
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yields uint8 [h, w, 3], one by one as they decode; raises what the job failed with, or `Cancelled`."""
-        index = 0
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: len(self._frames) > index or self.finished)
-                if index >= len(self._frames):
-                    self._raise()
-                    return
-                frame = self._frames[index]
+        for index in count():
+            frame = self._frame(index)
+            if frame is None:
+                return
             yield frame
-            index += 1
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the job is finished, `timeout` seconds at most; True if it is."""
@@ -74,7 +70,16 @@ class Job:
         if not self.wait(timeout):
             raise TimeoutError(f"the job was not finished within {timeout} s")
         self._raise()
-        return Video(frames=np.stack(self._frames), fps=float(self.request.fps or 1))
+        return Video(frames=np.stack(self._frames), fps=self.request.fps)
+
+    def _frame(self, index: int) -> np.ndarray | None:
+        """Waits for a frame; None after the last one."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._frames) > index or self.finished)
+            if index < len(self._frames):
+                return self._frames[index]
+            self._raise()
+            return None
 
     def _raise(self) -> None:
         if self.status == "cancelled":

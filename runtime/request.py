@@ -32,8 +32,8 @@ class Condition:
 
     `strength` 1 keeps them as they are. A lower one lets them change: their noise level never exceeds 1 - strength, so
     they follow the sampler from there on (a whole clip given at 0.4 is video to video). Latent frames cover groups of
-    pixel frames; a group that is given in part is filled with the nearest given frame. Frames of another size are scaled
-    to cover the clip and cropped at the centre.
+    pixel frames; a group that is given in part is filled with the nearest given frame. Frames of another size are
+    scaled to cover the clip and cropped at the centre.
     """
 
     frames: np.ndarray
@@ -96,6 +96,19 @@ class Request:
                 raise ValueError(f"conditions must hold Condition objects, got {quote(condition)}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CompleteRequest(Request):
+    """A request with nothing left open, made by `Limits.complete`."""
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+    steps: int
+    guidance: float
+    sampler: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What sizes a model can do, and its defaults; stored in the bundle.
@@ -133,7 +146,7 @@ class Limits:
         """Tokens of a sequence of this size."""
         return (width // self.side_step) * (height // self.side_step) * (1 + (frames - 1) // self.frame_step)
 
-    def complete(self, request: Request) -> Request:
+    def complete(self, request: Request) -> CompleteRequest:
         """The request with the model's defaults in place of None. ValueError where the model cannot do it."""
         names = ("width", "height", "frames", "fps", "steps", "guidance", "sampler")
         values = {n: getattr(self, n) if getattr(request, n) is None else getattr(request, n) for n in names}
@@ -161,6 +174,4 @@ class Limits:
                     f"a condition gives frames {condition.start} to {end - 1}, but the clip has only {frames}"
                 )
         kept = {n: getattr(request, n) for n in ("prompt", "negative_prompt", "seed", "conditions", "strength")}
-        return Request(**kept, **values)
-
-
+        return CompleteRequest(**kept, **values)

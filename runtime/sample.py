@@ -12,7 +12,7 @@ from ..kernels import patchify, unpatchify
 from .load import PackedTransformer
 from .media import resize
 from .pack import Grid
-from .request import Condition, Request
+from .request import CompleteRequest, Condition
 from .sampler import Stage, clamped_stages, flow_sigmas, stages
 from .vae import StreamingVAE
 
@@ -24,7 +24,7 @@ class Sample:
     Tokens of one level share a noise level: level 0 is generated, each distinct strength of given frames is another.
     """
 
-    request: Request  # complete
+    request: CompleteRequest
     grid: Grid  # of the latent
     layout: dict[str, Tensor]  # what the model needs of each token's place, [L, n] each
     texts: list[Tensor]  # a text a sequence: [l, D], conditional first
@@ -61,13 +61,12 @@ def start_noise(seed: int, channels: int, grid: Grid) -> Tensor:
     return torch.randn(channels, *grid, generator=torch.Generator().manual_seed(seed))
 
 
-def encode_condition(condition: Condition, request: Request, vae: StreamingVAE) -> tuple[int, Tensor]:
+def encode_condition(condition: Condition, request: CompleteRequest, vae: StreamingVAE) -> tuple[int, Tensor]:
     """The first latent frame that a condition gives, and its latents [C, n, h, w], normalized.
 
     The clip before the given frames is filled with the first of them, the rest of the last group with the last of them
     (the VAE is causal, and the model was trained so).
     """
-    assert request.width and request.height, "the request is complete"
     group, end = vae.model.group, condition.start + len(condition.frames)
     first, last = (condition.start + group - 1) // group, (end - 1 + group - 1) // group + 1
     frames = resize(condition.frames, request.width, request.height)
@@ -77,10 +76,14 @@ def encode_condition(condition: Condition, request: Request, vae: StreamingVAE) 
 
 
 def make_sample(
-    request: Request, texts: list[Tensor], model: PackedTransformer, vae: StreamingVAE, shift: float, arrival: int
+    request: CompleteRequest,
+    texts: list[Tensor],
+    model: PackedTransformer,
+    vae: StreamingVAE,
+    shift: float,
+    arrival: int,
 ) -> Sample:
     """A complete request, ready for its first step. `texts` holds the unconditional states too where it is guided."""
-    assert request.width and request.height and request.frames and request.steps and request.sampler
     grid = vae.latent_grid(request.width, request.height, request.frames)
     sigmas = flow_sigmas(request.steps, shift)
     clean = torch.zeros(vae.latent_channels, *grid)

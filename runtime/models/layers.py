@@ -54,7 +54,7 @@ class NormSilu(nn.Module):
 
 
 def lay_out(module: nn.Module) -> None:
-    """Stores every linear weight with its inputs as rows, the order that the kernels read fastest; values are the same."""
+    """Stores every linear weight with its inputs as rows, which the kernels read fastest; no value changes."""
     for part in module.modules():
         if isinstance(part, Linear):
             part.weight.data = part.weight.data.t().contiguous().t()

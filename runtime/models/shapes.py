@@ -37,8 +37,8 @@ def rope_angles(grid: Grid, head_dim: int, theta: float) -> Tensor:
 
 
 def position_features(grid: Grid) -> Tensor:
-    """Features [tokens, NUM_FEATURES], float64: where a token is as fractions of each side, and from the centre in units
-    of the short side (so that a square is square at any aspect ratio), as sines and cosines; then the size."""
+    """Features [tokens, NUM_FEATURES], float64: where a token is, as fractions of each side and from the centre in
+    units of the short side (so that a square is square at any aspect ratio), as sines and cosines; then the size."""
     frames, height, width = grid
     t, y, x = (place + 0.5 for place in _places(grid))
     short = min(height, width)
