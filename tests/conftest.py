@@ -8,6 +8,7 @@ wrapped instead.
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,3 +42,38 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
     for name in ("new_empty", "new_empty_strided"):
         monkeypatch.setattr(torch.Tensor, name, poisoned(getattr(torch.Tensor, name)))
+
+
+@pytest.fixture(scope="session")
+def pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small untrained shapes pipeline in diffusers' layout: random weights, nothing at zero. Not to be changed."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "examples" / "shapes"))
+        import torch
+        from dit import VideoDiT
+        from text import make_encoder, make_tokenizer
+        from train import write_component, write_pipeline
+        from vae import VideoVAE
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            tokenizer = make_tokenizer()
+            dit = VideoDiT(width=64, depth=2, heads=2, mlp=128, text_width=32)
+            encoder = make_encoder(tokenizer, width=32, layers=1)
+            vae = VideoVAE(encoder_channels=(8, 16), decoder_channels=(8, 16))
+            for parameter in dit.parameters():  # training starts with gates and the head at zero, which hides all else
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.1)
+    statistics = {"latents_mean": [0.1 * i - 0.5 for i in range(12)], "latents_std": [0.5 + 0.1 * i for i in range(12)]}
+    write_component(folder / "vae", vae, statistics)
+    write_pipeline(folder, dit, encoder, tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle_dir(pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`pipeline_dir` as a bundle in fp32, verified. Not to be changed: tests that alter a bundle copy it."""
+    from packdit.export import convert
+
+    return convert(pipeline_dir, tmp_path_factory.mktemp("bundle") / "small").folder
