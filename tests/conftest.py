@@ -1,14 +1,16 @@
-"""Fresh torch memory is poison in every test: NaN in floats, the largest value in integers, True in booleans.
+"""What every test has: poisoned fresh memory; on demand a small untrained shapes pipeline and its bundle.
 
-torch can do this itself, but only under `use_deterministic_algorithms`, which also makes it choose other kernels than
-users get, and so would hide an order-dependent sum from the tests of bit-equality. So the allocating functions are
-wrapped instead.
+Fresh torch memory is NaN in floats, the largest value in integers, True in booleans. torch can do this itself, but only
+under `use_deterministic_algorithms`, which also makes it choose other kernels than users get, and so would hide an
+order-dependent sum from the tests of bit-equality. So the allocating functions are wrapped instead.
 """
 
 import functools
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,29 +47,46 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small untrained shapes pipeline in diffusers' layout: random weights, nothing at zero. Not to be changed."""
-    folder = tmp_path_factory.mktemp("pipeline")
+def shapes() -> SimpleNamespace:
+    """The modules of examples/shapes, which is no package: `shapes.dit.VideoDiT` and so on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "examples" / "shapes"))
-        import torch
-        from dit import VideoDiT
-        from text import make_encoder, make_tokenizer
-        from train import write_component, write_pipeline
-        from vae import VideoVAE
+        return SimpleNamespace(**{name: import_module(name) for name in ("text", "vae", "dit", "latents", "train")})
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            tokenizer = make_tokenizer()
-            dit = VideoDiT(width=64, depth=2, heads=2, mlp=128, text_width=32)
-            encoder = make_encoder(tokenizer, width=32, layers=1)
-            vae = VideoVAE(encoder_channels=(8, 16), decoder_channels=(8, 16))
-            for parameter in dit.parameters():  # training starts with gates and the head at zero, which hides all else
-                if not parameter.any():
-                    torch.nn.init.normal_(parameter, std=0.1)
-    statistics = {"latents_mean": [0.1 * i - 0.5 for i in range(12)], "latents_std": [0.5 + 0.1 * i for i in range(12)]}
-    write_component(folder / "vae", vae, statistics)
-    write_pipeline(folder, dit, encoder, tokenizer)
+
+def shake(module: Any, seed: int) -> None:
+    """Random weights everywhere, also where training starts from zeros or ones."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            noise = torch.randn(p.shape, generator=generator)
+            p.copy_(noise * p.shape[1] ** -0.5 if p.ndim > 1 else p + 0.1 * noise)
+
+
+@pytest.fixture(scope="session")
+def models(shapes: SimpleNamespace) -> SimpleNamespace:
+    """Small training modules with random weights, `vae`, `dit`, `encoder`; the `tokenizer`; latent `statistics`.
+
+    Widths are no multiples of a vector's length.
+    """
+    vae = shapes.vae.VideoVAE(latent_channels=4, encoder_channels=(6, 10), decoder_channels=(6, 10))
+    dit = shapes.dit.VideoDiT(in_channels=4, width=44, depth=2, heads=2, mlp=70, text_width=24)
+    tokenizer = shapes.text.make_tokenizer()
+    encoder = shapes.text.make_encoder(tokenizer, width=24, layers=2)
+    for seed, module in enumerate((vae, dit, encoder)):
+        shake(module.eval(), seed)
+    statistics = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.0, 0.5, 2.0, 1.5]}
+    return SimpleNamespace(vae=vae, dit=dit, encoder=encoder, tokenizer=tokenizer, statistics=statistics)
+
+
+@pytest.fixture(scope="session")
+def pipeline_dir(shapes: SimpleNamespace, models: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`models` as training writes them, in diffusers' layout. Not to be changed: tests that alter it copy it."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    shapes.train.write_component(folder / "vae", models.vae, models.statistics)
+    shapes.train.write_pipeline(folder, models.dit, models.encoder, models.tokenizer)
     return folder
 
 
