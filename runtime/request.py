@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,47 @@ from .sampler import SAMPLERS
 
 MAX_PROMPT = 10_000
 MAX_SEED = 2**63 - 1
+MAX_SIDE = 65_536
+MAX_FRAMES = 100_000
+MAX_STEPS = 1000
 
 
 def quote(value: object) -> str:
-    """`value` for a message, cut to 60 characters."""
-    text = repr(value)
+    """`value` for a message: on one line, cut to 60 characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python refuses to write out integers of thousands of digits
+        text = f"a huge {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _check_number(name: str, value: Any, low: float, high: float, *, whole: bool = False) -> None:
-    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    """`value` as a plain Python float. ValueError where it is no number from low to high."""
+    kinds = (int, float, np.integer, np.floating)
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
-        raise ValueError(f"{name} must be {kind} from {low:g} to {high:g}, got {quote(value)}")
+        raise ValueError(f"{name} must be a number from {low} to {high}, got {quote(value)}")
+    return float(value)
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    """`value` as a plain Python int, which cannot overflow. ValueError where it is no whole number from low to high."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {quote(value)}")
+    return int(value)
+
+
+def _check_text(name: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{name} must be a string, got {quote(text)}")
+    if len(text) > MAX_PROMPT:
+        raise ValueError(f"{name} must have at most {MAX_PROMPT} characters, got {len(text)}: {quote(text)}")
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError(f"{name} must be text that UTF-8 can hold, got a lone surrogate: {quote(text)}")
+
+
+def _check_sampler(name: str, sampler: Any) -> None:
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
+        raise ValueError(f"{name} must be one of {', '.join(SAMPLERS)}, got {quote(sampler)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +61,7 @@ class Condition:
     `strength` 1 keeps them as they are. A lower one lets them change: their noise level never exceeds 1 - strength, so
     they follow the sampler from there on (a whole clip given at 0.4 is video to video). Latent frames cover groups of
     pixel frames; a group that is given in part is filled with the nearest given frame. Frames of another size are
-    scaled to cover the clip and cropped at the centre.
+    scaled to cover the clip and cropped at the centre. The frames are copied, so nothing changes them later.
     """
 
     frames: np.ndarray
@@ -43,11 +71,15 @@ class Condition:
     def __post_init__(self) -> None:
         shape, dtype = getattr(self.frames, "shape", ()), getattr(self.frames, "dtype", type(self.frames).__name__)
         if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+            got = quote(tuple(shape)) if shape else quote(self.frames)
             raise ValueError(
-                f"a condition's frames must be uint8 [n, h, w, 3] with n at least 1, got {dtype} {shape or ''}".rstrip()
+                f"a condition's frames must be uint8 [n, h, w, 3] with n at least 1, got {str(dtype)[:60]} {got}"
             )
-        _check_number("a condition's start", self.start, 0, 100_000, whole=True)
-        _check_number("a condition's strength", self.strength, 0.0, 1.0)
+        frames = np.array(self.frames)
+        frames.flags.writeable = False
+        object.__setattr__(self, "frames", frames)
+        object.__setattr__(self, "start", _whole("a condition's start", self.start, 0, MAX_FRAMES))
+        object.__setattr__(self, "strength", _number("a condition's strength", self.strength, 0, 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,27 +105,21 @@ class Request:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "negative_prompt"):
-            text = getattr(self, name)
-            if not isinstance(text, str):
-                raise ValueError(f"{name} must be a string, got {quote(text)}")
-            if len(text) > MAX_PROMPT:
-                raise ValueError(f"{name} must have at most {MAX_PROMPT} characters, got {len(text)}: {quote(text)}")
-        for name, high in (("width", 65_536), ("height", 65_536), ("frames", 100_000), ("steps", 1000)):
+        _check_text("prompt", self.prompt)
+        _check_text("negative_prompt", self.negative_prompt)
+        for name, high in (("width", MAX_SIDE), ("height", MAX_SIDE), ("frames", MAX_FRAMES), ("steps", MAX_STEPS)):
             if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), 1, high, whole=True)
-        _check_number("seed", self.seed, 0, MAX_SEED, whole=True)
-        _check_number("strength", self.strength, 0.0, 1.0)
-        if self.fps is not None:
-            _check_number("fps", self.fps, 0.1, 240.0)
-        if self.guidance is not None:
-            _check_number("guidance", self.guidance, 0.0, 100.0)
-        if self.sampler is not None and self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {quote(self.sampler)}")
+                object.__setattr__(self, name, _whole(name, getattr(self, name), 1, high))
+        for name, low, most in (("fps", 0.1, 240), ("guidance", 0, 100)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _number(name, getattr(self, name), low, most))
+        object.__setattr__(self, "seed", _whole("seed", self.seed, 0, MAX_SEED))
+        object.__setattr__(self, "strength", _number("strength", self.strength, 0, 1))
+        if self.sampler is not None:
+            _check_sampler("sampler", self.sampler)
+        if not isinstance(self.conditions, (list, tuple)) or any(not isinstance(c, Condition) for c in self.conditions):
+            raise ValueError(f"conditions must be a list of Condition objects, got {quote(self.conditions)}")
         object.__setattr__(self, "conditions", tuple(self.conditions))
-        for condition in self.conditions:
-            if not isinstance(condition, Condition):
-                raise ValueError(f"conditions must hold Condition objects, got {quote(condition)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,7 +140,8 @@ class Limits:
     """What sizes a model can do, and its defaults; stored in the bundle.
 
     Sides are multiples of `side_step` from `min_side` to `max_side`; frames are 1 + k * `frame_step`, `max_frames` at
-    most; `max_tokens` bounds the tokens of one sequence.
+    most; `max_tokens` bounds the tokens of one sequence and is enough for an image of any size. ValueError for limits
+    that contradict themselves or the defaults.
     """
 
     side_step: int
@@ -131,6 +158,22 @@ class Limits:
     guidance: float
     sampler: str
     shift: float
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, name = getattr(self, field.name), f"limits: {field.name}"
+            if field.type == "int":
+                _whole(name, value, 1, 2**31 - 1)
+            elif field.type == "float":
+                object.__setattr__(self, field.name, _number(name, value, 0, 1000))
+        _number("limits: shift", self.shift, 0.01, 100)
+        _check_sampler("limits: sampler", self.sampler)
+        if self.min_side > self.max_side or self.min_side % self.side_step or self.max_side % self.side_step:
+            raise ValueError(
+                f"limits: sides from {self.min_side} to {self.max_side} are no multiples of {self.side_step}"
+            )
+        _whole("limits: max_tokens", self.max_tokens, self.tokens(self.max_side, self.max_side, 1), 2**31 - 1)
+        self.complete(Request())
 
     def nearest_frames(self, frames: float) -> int:
         """The number of frames, 1 + k * frame_step, nearest to `frames`."""
@@ -163,9 +206,10 @@ class Limits:
                 f"{frames} is {near[2]}"
             )
         if self.tokens(width, height, frames) > self.max_tokens:
+            most = 1 + (self.max_tokens // self.tokens(width, height, 1) - 1) * self.frame_step
             raise ValueError(
-                f"{width}x{height} with {frames} frames is {self.tokens(width, height, frames)} tokens; "
-                f"this engine takes {self.max_tokens} at most"
+                f"{width}x{height} with {frames} frames is {self.tokens(width, height, frames)} tokens; this model "
+                f"takes {self.max_tokens} at most; the nearest that it can do at {width}x{height} is {most} frames"
             )
         for condition in request.conditions:
             end = condition.start + len(condition.frames)
