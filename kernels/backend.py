@@ -18,8 +18,6 @@ BACKENDS = ("reference", "cpu")
 
 _default: ContextVar[str | None] = ContextVar("packdit_backend", default=None)
 
-_CPU_OPS: frozenset[str] = frozenset()
-
 try:
     from . import _C as _native
 
@@ -59,24 +57,23 @@ def using(backend: str | None) -> Iterator[None]:
 
 def choose(op: str, backend: str | None, *tensors: Tensor) -> str:
     """The backend that runs this call of op on these tensors. ValueError when the one asked for cannot."""
-    asked = backend or _default.get() or os.environ.get("PACKDIT_BACKEND") or "auto"
+    within = None if torch.compiler.is_compiling() else _default.get()  # torch.compile cannot trace a ContextVar
+    asked = backend or within or os.environ.get("PACKDIT_BACKEND") or "auto"
     if asked == "auto":
         wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-        return "reference" if wants_gradient or _why_not_cpu(op, tensors) else "cpu"
+        return "reference" if wants_gradient or _why_not_cpu(tensors) else "cpu"
     if asked not in BACKENDS:
         raise ValueError(f"{op}: backend is {asked!r}; allowed: auto, {', '.join(BACKENDS)}")
-    reason = _why_not_cpu(op, tensors) if asked == "cpu" else ""
+    reason = _why_not_cpu(tensors) if asked == "cpu" else ""
     if reason:
         raise ValueError(f"{op}: backend 'cpu' cannot run this: {reason}; allowed here: reference")
     return asked
 
 
-def _why_not_cpu(op: str, tensors: tuple[Tensor, ...]) -> str:
-    """Why the C++ kernels cannot run op on these tensors; empty when they can."""
+def _why_not_cpu(tensors: tuple[Tensor, ...]) -> str:
+    """Why the C++ kernels cannot take these tensors; empty when they can."""
     if _native_error:
         return _native_error
-    if op not in _CPU_OPS:
-        return "it has no kernel for this op"
     for x in tensors:
         if x.device.type != "cpu" or x.dtype != torch.float32:
             return f"it takes float32 on cpu, got {str(x.dtype).removeprefix('torch.')} on {x.device}"

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import choose
-from .tensors import accurate, check_tensor
+from .backend import choose, native
+from .tensors import accurate, address, check_tensor
 
 Triple = tuple[int, int, int]
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -60,6 +60,40 @@ def output_size(x: Tensor, weight: Tensor, past: Tensor | None, stride: Triple, 
     return t, h, w
 
 
+@torch.library.custom_op("packdit::causal_conv3d", mutates_args=(), device_types="cpu")
+def _causal_conv3d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, stride: list[int], padding: list[int]
+) -> Tensor:
+    x, past = x.contiguous(), None if past is None else past.contiguous()
+    by_depth = weight.permute(1, 2, 3, 4, 0)
+    depth_major = by_depth.is_contiguous()
+    taps = by_depth if depth_major else weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    packed = (address(taps), weight.shape[0], depth_major, address(bias))
+    kernel, size = tuple(weight.shape[1:4]), _flat_output_size(x, weight, past, stride, padding)
+    out = x.new_empty(*size, weight.shape[0])
+    past_frames, missing = (0, kernel[0] - 1) if past is None else (past.shape[0], 0)
+    native().causal_conv3d(
+        *(address(x), tuple(x.shape), address(past), past_frames, missing, packed, kernel, stride),
+        *(padding[0], padding[2], size, address(out), torch.get_num_threads()),
+    )
+    return out
+
+
+@_causal_conv3d.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, stride: list[int], padding: list[int]
+) -> Tensor:
+    return x.new_empty(*_flat_output_size(x, weight, past, stride, padding), weight.shape[0])
+
+
+def _flat_output_size(x: Tensor, weight: Tensor, past: Tensor | None, stride: list[int], padding: list[int]) -> Triple:
+    """`output_size` for the flat lists that custom ops take."""
+    top, bottom, left, right = padding
+    st, sh, sw = stride
+    return output_size(x, weight, past, (st, sh, sw), ((top, bottom), (left, right)))
+
+
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None) -> None:
     check_tensor("causal_conv3d: x", x, (None, None, None, None))
     check_tensor("causal_conv3d: weight", weight, (None, None, None, None, x.shape[3]), (x.dtype,), x.device)
@@ -96,5 +130,6 @@ def causal_conv3d(
         raise ValueError(f"causal_conv3d: padding is {around}; allowed: at least 0")
     output_size(x, weight, past, stride, around)
     tensors = [tensor for tensor in (x, weight, bias, past) if tensor is not None]
-    choose("causal_conv3d", backend, *tensors)
-    return causal_conv3d_reference(x, weight, bias, past, stride, around)
+    if choose("causal_conv3d", backend, *tensors) == "reference":
+        return causal_conv3d_reference(x, weight, bias, past, stride, around)
+    return _causal_conv3d(x, weight, bias, past, list(stride), [*around[0], *around[1]])

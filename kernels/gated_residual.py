@@ -5,17 +5,58 @@ Source: DiT's adaLN-Zero block (arXiv 2212.09748, section 3.2 and figure 3).
 
 from typing import overload
 
+import torch
 from torch import Tensor
 
-from .backend import choose
+from .backend import choose, native
 from .modulate import check_table, modulate_reference
 from .norm import NORMS
-from .tensors import accurate, check_choice, check_tensor
+from .tensors import accurate, address, check_choice, check_tensor, dense_rows, rows
 
 
 def gated_residual_reference(x: Tensor, y: Tensor, gate: Tensor, row: Tensor) -> Tensor:
     """The definition of the first part, in plain PyTorch; differentiable. The second is `modulate_reference`."""
     return (accurate(x) + accurate(gate)[row.long()] * accurate(y)).to(x.dtype)
+
+
+@torch.library.custom_op("packdit::gated_residual", mutates_args=(), device_types="cpu")
+def _gated_residual(
+    x: Tensor,
+    y: Tensor,
+    gate: Tensor,
+    row: Tensor,
+    shift: Tensor | None,
+    scale: Tensor | None,
+    norm: str,
+    eps: float,
+) -> list[Tensor]:
+    x, y, gate, row = dense_rows(x), dense_rows(y), dense_rows(gate), row.contiguous()
+    outs, table = [x.new_empty(x.shape)], None
+    if shift is not None and scale is not None:
+        shift, scale = dense_rows(shift), dense_rows(scale)
+        outs.append(x.new_empty(x.shape))
+        table = (rows(shift), rows(scale), NORMS.index(norm), eps)
+    index = (address(row), gate.shape[0])
+    modulated = address(outs[1] if table else None)
+    native().gated_residual(
+        *(rows(x), rows(y), rows(gate), table, index, *x.shape),
+        *(address(outs[0]), modulated, torch.get_num_threads()),
+    )
+    return outs
+
+
+@_gated_residual.register_fake
+def _(
+    x: Tensor,
+    y: Tensor,
+    gate: Tensor,
+    row: Tensor,
+    shift: Tensor | None,
+    scale: Tensor | None,
+    norm: str,
+    eps: float,
+) -> list[Tensor]:
+    return [x.new_empty(x.shape) for _ in range(1 if shift is None else 2)]
 
 
 @overload
@@ -62,9 +103,12 @@ def gated_residual(
     if (shift is None) != (scale is None):
         raise ValueError(f"gated_residual: got only {'scale' if shift is None else 'shift'}; allowed: both or neither")
     if shift is None or scale is None:
-        choose("gated_residual", backend, x, y, gate)
-        return gated_residual_reference(x, y, gate, row)
+        if choose("gated_residual", backend, x, y, gate) == "reference":
+            return gated_residual_reference(x, y, gate, row)
+        return _gated_residual(x, y, gate, row, None, None, norm, eps)[0]
     check_table("gated_residual", x, row, gate=gate, shift=shift, scale=scale)
-    choose("gated_residual", backend, x, y, gate, shift, scale)
-    total = gated_residual_reference(x, y, gate, row)
-    return total, modulate_reference(total, shift, scale, row, norm, eps)
+    if choose("gated_residual", backend, x, y, gate, shift, scale) == "reference":
+        total = gated_residual_reference(x, y, gate, row)
+        return total, modulate_reference(total, shift, scale, row, norm, eps)
+    total, modulated = _gated_residual(x, y, gate, row, shift, scale, norm, eps)
+    return total, modulated

@@ -9,8 +9,8 @@ written may hold anything.
 import torch
 from torch import Tensor
 
-from .backend import choose
-from .tensors import FLOATS, INT32, accurate, check_tensor
+from .backend import choose, native
+from .tensors import FLOATS, INT32, accurate, address, check_tensor, dense_rows, rows
 
 
 def guided_step_reference(
@@ -24,6 +24,28 @@ def guided_step_reference(
     operands = torch.cat((state, velocity[None].to(state.dtype)))
     coefficients = table[row.long()].permute(1, 2, 0)[..., None]
     return torch.where(coefficients == 0, 0, coefficients * operands).sum(1)
+
+
+@torch.library.custom_op("packdit::guided_step", mutates_args=("state",), device_types="cpu")
+def _guided_step(
+    state: Tensor, out: Tensor, cond: Tensor, uncond: Tensor, guidance: Tensor, table: Tensor, row: Tensor
+) -> None:
+    target, out = dense_rows(state), dense_rows(out)
+    cond, uncond, row = cond.contiguous(), uncond.contiguous(), row.contiguous()
+    guidance, table = guidance.contiguous(), table.contiguous()
+    slot_stride, token_stride, _ = target.stride()
+    native().guided_step(
+        *(target.data_ptr(), target.shape, slot_stride, token_stride, rows(out), out.shape[0]),
+        *(address(cond), address(uncond), address(guidance), address(table)),
+        *((address(row), guidance.shape[0]), torch.get_num_threads()),
+    )
+    if target is not state:
+        state.copy_(target)
+
+
+@_guided_step.register_fake
+def _(state: Tensor, out: Tensor, cond: Tensor, uncond: Tensor, guidance: Tensor, table: Tensor, row: Tensor) -> None:
+    return None
 
 
 def guided_step(
@@ -52,5 +74,7 @@ def guided_step(
     check_tensor("guided_step: guidance", guidance, (None,), (state.dtype,), state.device)
     table_shape = (guidance.shape[0], num_slots, num_slots + 1)
     check_tensor("guided_step: table", table, table_shape, (state.dtype,), state.device)
-    choose("guided_step", backend, state, out, guidance, table)
-    state.copy_(guided_step_reference(state, out, cond, uncond, guidance, table, row))
+    if choose("guided_step", backend, state, out, guidance, table) == "reference":
+        state.copy_(guided_step_reference(state, out, cond, uncond, guidance, table, row))
+    else:
+        _guided_step(state, out, cond, uncond, guidance, table, row)

@@ -3,13 +3,14 @@
 Activations: gelu x Φ(x) and its tanh form (arXiv 1606.08415), silu x / (1 + exp(-x)) (arXiv 1702.03118).
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import choose
-from .tensors import accurate, check_choice, check_tensor
+from .backend import choose, native
+from .tensors import accurate, address, check_choice, check_tensor, dense_rows, rows
 
-ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")
+ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of enum Activation in csrc/kernels.h
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
@@ -25,6 +26,25 @@ def linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None, activation:
     """The definition, in plain PyTorch; differentiable. Arguments as in `linear`."""
     product = F.linear(accurate(x), accurate(weight), None if bias is None else accurate(bias))
     return activate(product, activation).to(x.dtype)
+
+
+@torch.library.custom_op("packdit::linear", mutates_args=(), device_types="cpu")
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    num_columns, depth = weight.shape
+    depth_major = weight.t().is_contiguous()
+    matrix = dense_rows(x.reshape(-1, depth))
+    dense = weight.t() if depth_major else weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    packed = (address(dense), num_columns, depth_major, address(bias))
+    out = x.new_empty(*x.shape[:-1], num_columns)
+    code = ACTIVATIONS.index(activation)
+    native().linear(rows(matrix), matrix.shape[0], depth, packed, code, address(out), torch.get_num_threads())
+    return out
+
+
+@_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 def linear(
@@ -45,5 +65,6 @@ def linear(
     check_tensor("linear: weight", weight, (None, x.shape[-1]), (x.dtype,), x.device)
     if bias is not None:
         check_tensor("linear: bias", bias, (weight.shape[0],), (x.dtype,), x.device)
-    choose("linear", backend, x, weight, *(() if bias is None else (bias,)))
-    return linear_reference(x, weight, bias, activation)
+    if choose("linear", backend, x, weight, *(() if bias is None else (bias,))) == "reference":
+        return linear_reference(x, weight, bias, activation)
+    return _linear(x, weight, bias, activation)

@@ -5,11 +5,12 @@ row of the table that a token uses is data, because packed lengths differ: often
 modality or the token itself.
 """
 
+import torch
 from torch import Tensor
 
-from .backend import choose
+from .backend import choose, native
 from .norm import NORMS, normalize
-from .tensors import INT32, accurate, check_choice, check_tensor
+from .tensors import INT32, accurate, address, check_choice, check_tensor, dense_rows, rows
 
 
 def modulate_reference(x: Tensor, shift: Tensor, scale: Tensor, row: Tensor, norm: str, eps: float) -> Tensor:
@@ -26,6 +27,21 @@ def check_table(op: str, x: Tensor, row: Tensor, **tables: Tensor) -> None:
     num_rows = next(iter(tables.values())).shape[0]
     for name, table in tables.items():
         check_tensor(f"{op}: {name}", table, (num_rows, x.shape[1]), device=x.device)
+
+
+@torch.library.custom_op("packdit::modulate", mutates_args=(), device_types="cpu")
+def _modulate(x: Tensor, shift: Tensor, scale: Tensor, row: Tensor, norm: str, eps: float) -> Tensor:
+    x, shift, scale, row = dense_rows(x), dense_rows(shift), dense_rows(scale), row.contiguous()
+    out = x.new_empty(x.shape)
+    table = (rows(shift), rows(scale), NORMS.index(norm), eps)
+    index = (address(row), shift.shape[0])
+    native().modulate(rows(x), table, index, *x.shape, address(out), torch.get_num_threads())
+    return out
+
+
+@_modulate.register_fake
+def _(x: Tensor, shift: Tensor, scale: Tensor, row: Tensor, norm: str, eps: float) -> Tensor:
+    return x.new_empty(x.shape)
 
 
 def modulate(
@@ -45,5 +61,6 @@ def modulate(
     """
     check_choice("modulate: norm", norm, NORMS)
     check_table("modulate", x, row, shift=shift, scale=scale)
-    choose("modulate", backend, x, shift, scale)
-    return modulate_reference(x, shift, scale, row, norm, eps)
+    if choose("modulate", backend, x, shift, scale) == "reference":
+        return modulate_reference(x, shift, scale, row, norm, eps)
+    return _modulate(x, shift, scale, row, norm, eps)

@@ -7,7 +7,7 @@ rms: x / sqrt(mean(x²) + eps) (RMSNorm, arXiv 1910.07467, without weight); none
 import torch
 from torch import Tensor
 
-NORMS = ("layer", "rms", "none")
+NORMS = ("layer", "rms", "none")  # in the order of enum Norm in csrc/kernels.h
 
 
 def normalize(x: Tensor, norm: str, eps: float) -> Tensor:

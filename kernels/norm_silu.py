@@ -4,12 +4,14 @@ Sources: RMSNorm, arXiv 1910.07467; SiLU, arXiv 1702.03118. The norm is per posi
 let a frame see its future and could not stream.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import choose
+from .backend import choose, native
+from .norm import NORMS as ALL_NORMS
 from .norm import normalize
-from .tensors import accurate, check_choice, check_tensor
+from .tensors import accurate, address, check_choice, check_tensor
 
 NORMS = ("rms", "none")
 
@@ -20,6 +22,23 @@ def norm_silu_reference(x: Tensor, weight: Tensor | None, norm: str, activation:
     if weight is not None:
         wide = wide * accurate(weight)
     return (F.silu(wide) if activation else wide).to(x.dtype)
+
+
+@torch.library.custom_op("packdit::norm_silu", mutates_args=(), device_types="cpu")
+def _norm_silu(x: Tensor, weight: Tensor | None, norm: str, activation: bool, eps: float) -> Tensor:
+    x, width = x.contiguous(), x.shape[-1]
+    weight = None if weight is None else weight.contiguous()
+    out = torch.empty_like(x)
+    native().norm_silu(
+        *(address(x), address(weight), x.numel() // max(width, 1), width, ALL_NORMS.index(norm)),
+        *(activation, eps, address(out), torch.get_num_threads()),
+    )
+    return out
+
+
+@_norm_silu.register_fake
+def _(x: Tensor, weight: Tensor | None, norm: str, activation: bool, eps: float) -> Tensor:
+    return x.new_empty(x.shape)
 
 
 def norm_silu(
@@ -39,5 +58,6 @@ def norm_silu(
     check_tensor("norm_silu: x", x, (*x.shape[:-1], None))
     if weight is not None:
         check_tensor("norm_silu: weight", weight, (x.shape[-1],), device=x.device)
-    choose("norm_silu", backend, x, *(() if weight is None else (weight,)))
-    return norm_silu_reference(x, weight, norm, activation, eps)
+    if choose("norm_silu", backend, x, *(() if weight is None else (weight,))) == "reference":
+        return norm_silu_reference(x, weight, norm, activation, eps)
+    return _norm_silu(x, weight, norm, activation, eps)

@@ -9,9 +9,9 @@ axes of a position may share the head's dimensions in any way.
 import torch
 from torch import Tensor
 
-from .backend import choose
+from .backend import choose, native
 from .norm import NORMS, normalize
-from .tensors import accurate, check_choice, check_tensor
+from .tensors import accurate, address, check_choice, check_tensor, dense_rows, heads
 
 LAYOUTS = ("interleaved", "half")
 
@@ -48,6 +48,49 @@ def norm_rope_reference(
     return rotate(wide.view(x.shape), cos.to(wide.dtype), sin.to(wide.dtype), layout).to(x.dtype)
 
 
+@torch.library.custom_op("packdit::qk_norm_rope", mutates_args=(), device_types="cpu")
+def _qk_norm_rope(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    norm: str,
+    across_heads: bool,
+    layout: str,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    cos, sin = cos.contiguous(), sin.contiguous()
+    outs = []
+    for x, weight in ((q, q_weight), (k, k_weight)):
+        x, weight = dense_rows(x), None if weight is None else weight.contiguous()
+        out = x.new_empty(x.shape)
+        native().norm_rope(
+            *(heads(x), x.shape[0], x.shape[2], address(weight), NORMS.index(norm), across_heads, eps),
+            *(address(cos), address(sin), cos.shape[1], layout == "interleaved"),
+            *(address(out), torch.get_num_threads()),
+        )
+        outs.append(out)
+    return outs[0], outs[1]
+
+
+@_qk_norm_rope.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    norm: str,
+    across_heads: bool,
+    layout: str,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape)
+
+
 def qk_norm_rope(
     q: Tensor,
     k: Tensor,
@@ -79,11 +122,12 @@ def qk_norm_rope(
     check_tensor("qk_norm_rope: sin", sin, tuple(cos.shape), (angle_dtype,), q.device)
     if 2 * cos.shape[1] > head_dim:
         raise ValueError(f"qk_norm_rope: cos has {cos.shape[1]} angles; allowed: at most {head_dim // 2}, half a head")
-    for name, weight, heads in (("q_weight", q_weight, num_heads), ("k_weight", k_weight, k.shape[1])):
+    for name, weight, count in (("q_weight", q_weight, num_heads), ("k_weight", k_weight, k.shape[1])):
         if weight is not None:
-            check_tensor(f"qk_norm_rope: {name}", weight, (heads * head_dim if across_heads else head_dim,))
+            check_tensor(f"qk_norm_rope: {name}", weight, (count * head_dim if across_heads else head_dim,))
     weights = [weight for weight in (q_weight, k_weight) if weight is not None]
-    choose("qk_norm_rope", backend, q, k, cos, sin, *weights)
+    if choose("qk_norm_rope", backend, q, k, cos, sin, *weights) == "cpu":
+        return _qk_norm_rope(q, k, cos, sin, q_weight, k_weight, norm, across_heads, layout, eps)
     return (
         norm_rope_reference(q, cos, sin, q_weight, norm, across_heads, layout, eps).contiguous(),
         norm_rope_reference(k, cos, sin, k_weight, norm, across_heads, layout, eps).contiguous(),

@@ -1,4 +1,4 @@
-"""What every op's wrapper shares: checks of its arguments, and the precision that a reference computes in."""
+"""What the ops share: checks of arguments, the precision of references, and how tensors reach the C++ kernels."""
 
 from collections.abc import Collection
 
@@ -53,3 +53,39 @@ def check_offsets(name: str, offsets: Tensor, total: int) -> None:
         if not previous <= value <= total:
             raise ValueError(f"{name}[{index}] is {value}; allowed: {previous} to {total}")
         previous = value
+
+
+Rows = tuple[int, int]
+Heads = tuple[int, int, int, int]
+
+
+def address(x: Tensor | None) -> int:
+    """Where the C++ kernels find a contiguous CPU tensor; 0 stands for None."""
+    if x is None:
+        return 0
+    assert x.device.type == "cpu"
+    assert x.is_contiguous()
+    return x.data_ptr()
+
+
+def dense_rows(x: Tensor) -> Tensor:
+    """x itself where its last dimension is contiguous, else a copy where it is."""
+    return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
+
+
+def rows(x: Tensor) -> Rows:
+    """A float32 CPU matrix for the C++ kernels: its address and the stride of its rows, each of which is contiguous."""
+    _check_dense(x)
+    return x.data_ptr(), x.stride(0)
+
+
+def heads(x: Tensor) -> Heads:
+    """A float32 CPU tensor [T, H, D] for the C++ kernels: address, strides of tokens and heads, number of heads."""
+    _check_dense(x)
+    return x.data_ptr(), x.stride(0), x.stride(1), x.shape[1]
+
+
+def _check_dense(x: Tensor) -> None:
+    assert x.device.type == "cpu"
+    assert x.dtype == torch.float32
+    assert x.stride(-1) == 1 or x.shape[-1] <= 1

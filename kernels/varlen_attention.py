@@ -8,8 +8,8 @@ row that lies in no segment, gives 0.
 import torch
 from torch import Tensor
 
-from .backend import choose
-from .tensors import INT32, accurate, check_offsets, check_tensor, readable
+from .backend import choose, native
+from .tensors import INT32, accurate, address, check_offsets, check_tensor, dense_rows, heads, readable
 
 MAX_HEAD_DIM = 256
 
@@ -72,6 +72,27 @@ def _segments(num_tokens: int, offsets: Tensor) -> tuple[Tensor, Tensor]:
     return segment, offsets[segment + 1] - token
 
 
+@torch.library.custom_op("packdit::varlen_attention", mutates_args=(), device_types="cpu")
+def _varlen_attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, scale: float
+) -> Tensor:
+    q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
+    cu_seqlens_q, cu_seqlens_k = cu_seqlens_q.contiguous(), cu_seqlens_k.contiguous()
+    out = q.new_empty(q.shape)
+    native().varlen_attention(
+        *(heads(q), heads(k), heads(v), address(cu_seqlens_q), address(cu_seqlens_k), cu_seqlens_q.shape[0] - 1),
+        *(q.shape[0], q.shape[2], causal, scale, address(out), torch.get_num_threads()),
+    )
+    return out
+
+
+@_varlen_attention.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, scale: float
+) -> Tensor:
+    return q.new_empty(q.shape)
+
+
 def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
     check_tensor("varlen_attention: q", q, (None, None, None))
     heads, head_dim = q.shape[1:]
@@ -112,6 +133,7 @@ def varlen_attention(
     check_offsets("varlen_attention: cu_seqlens_k", cu_seqlens_k, k.shape[0])
     if work is not None:
         check_tensor("varlen_attention: work", work, (None, 2), INT32, q.device)
-    choose("varlen_attention", backend, q, k, v)
     factor = q.shape[2] ** -0.5 if scale is None else scale
-    return varlen_attention_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor)
+    if choose("varlen_attention", backend, q, k, v) == "reference":
+        return varlen_attention_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor)
+    return _varlen_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor)

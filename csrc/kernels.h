@@ -1,0 +1,88 @@
+// The innermost loops, compiled once for each instruction set. All sets give the same bits: they run the same templates
+// over F16, sixteen floats, and every output element is computed by one sequence of operations that depends on nothing
+// but its own row and the widths.
+#pragma once
+
+#include <cstdint>
+
+namespace packdit {
+
+constexpr int kPack = 16;  // rows of a packed left operand lie this far apart: packed[k * kPack + row]
+
+enum class Norm : int { kLayer, kRms, kNone };  // in the order of NORMS in kernels/norm.py
+
+// In the order of ACTIVATIONS in kernels/linear.py.
+enum class Activation : int { kNone, kGelu, kGeluTanh, kSilu };
+
+// What a product does with the c that it finds: the chain starts from 0 and replaces it, starts from it, or starts from
+// 0 and is added to it.
+enum class Sum : int { kReplace, kContinue, kAdd };
+
+// One query block of one head of one segment. Pointers are to its first row; strides are floats between rows.
+struct AttentionBlock {
+    const float *q, *k, *v;
+    float* out;
+    int64_t q_stride, k_stride, v_stride, out_stride;
+    int64_t first_query, num_queries;  // the block, within the segment
+    int64_t segment_queries, segment_keys;
+    int64_t head_dim;
+    bool causal;
+    float scale;
+    float* scratch;  // attention_scratch(head_dim) floats, aligned to 64 bytes
+};
+
+// q or k of one token: num_heads vectors of head_dim, head_stride apart; out is contiguous.
+struct NormRope {
+    const float* x;
+    int64_t head_stride, num_heads, head_dim;
+    const float* weight;  // null: none
+    Norm norm;
+    bool across_heads;
+    float eps;
+    const float *cos, *sin;  // of the token, num_angles each
+    int64_t num_angles;
+    bool interleaved;
+    float* scratch;  // num_heads * head_dim + 3 * head_dim floats
+    float* out;
+};
+
+struct Kernels {
+    const char* name;
+    int block_rows;     // rows of a left operand that are packed and multiplied together
+    int panel_columns;  // columns of a right operand that are packed together
+
+    // out[j * stride + i] = rows[i][j] for i < count, and 0 for the other i below 16. count <= 16.
+    void (*pack_transposed)(const float* const* rows, int count, int64_t width, float* out, int64_t stride);
+    // out[i * stride + j] = x[i * x_stride + j] for j < columns, and 0 for the other j below stride.
+    void (*pack_plain)(const float* x, int64_t x_stride, int64_t rows, int64_t columns, float* out, int64_t stride);
+    // c = a b over depth, in the way of `sum`: k ascending, one chain of fused multiply-adds an element. a is packed by
+    // rows <= block_rows; b has rows b_stride apart and columns <= panel_columns, of which whole vectors of sixteen are
+    // read.
+    void (*multiply)(int64_t depth, const float* a, const float* b, int64_t b_stride, float* c, int64_t c_stride,
+                     int rows, int columns, Sum sum);
+    // x = activation(x + bias), in place; bias may be null.
+    void (*finish)(float* x, const float* bias, int64_t width, Activation activation);
+
+    // out = norm(x) (1 + scale) + shift
+    void (*modulate)(const float* x, const float* shift, const float* scale, int64_t width, Norm norm, float eps,
+                     float* out);
+    // out = x + gate y
+    void (*gated_add)(const float* x, const float* y, const float* gate, int64_t width, float* out);
+    void (*norm_rope)(const NormRope& token);
+    // out = activation(rms norm(x) weight); weight may be null
+    void (*norm_silu)(const float* x, const float* weight, int64_t width, Norm norm, bool silu, float eps, float* out);
+    // state[s] = sum over j <= slots of table[s, j] operand[j], operands with a factor of 0 left out; the last operand
+    // is out[cond], or out[uncond] + guidance (out[cond] - out[uncond]). `next` holds slots * 16 floats.
+    void (*guided_step)(float* state, int64_t slot_stride, int64_t slots, const float* cond, const float* uncond,
+                        float guidance, const float* table, int64_t width, float* next);
+
+    int attention_queries;  // queries in a block, at most
+    int64_t (*attention_scratch)(int64_t head_dim);
+    void (*attention)(const AttentionBlock& block);
+};
+
+const Kernels& kernels_avx512();
+const Kernels& kernels_avx2();
+const Kernels& kernels_portable();
+
+}  // namespace packdit

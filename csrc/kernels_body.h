@@ -1,0 +1,36 @@
+// All kernels over one F16. Each kernels_*.cpp includes it once, with PACKDIT_VEC naming the header that defines F16.
+#pragma once
+
+// clang-format off: in the order of what needs what
+#include PACKDIT_VEC
+#include "vec_math.h"
+#include "tile_multiply.h"
+#include "attention_block.h"
+#include "rowwise.h"
+// clang-format on
+
+namespace packdit {
+namespace {
+
+Kernels all_kernels(const char* name) {
+    Kernels k;
+    k.name = name;
+    k.block_rows = kBlockRows;
+    k.panel_columns = kPanel;
+    k.pack_transposed = pack_transposed;
+    k.pack_plain = pack_plain;
+    k.multiply = multiply;
+    k.finish = finish;
+    k.modulate = modulate;
+    k.gated_add = gated_add;
+    k.norm_rope = norm_rope;
+    k.norm_silu = norm_silu;
+    k.guided_step = guided_step;
+    k.attention_queries = kQueries;
+    k.attention_scratch = attention_scratch;
+    k.attention = attention;
+    return k;
+}
+
+}  // namespace
+}  // namespace packdit

@@ -1,0 +1,18 @@
+// The kernels for any machine.
+#include <cmath>
+#include <cstdint>
+#include <utility>
+
+#include "kernels.h"
+
+#define PACKDIT_VEC "vec_portable.h"
+#include "kernels_body.h"
+
+namespace packdit {
+
+const Kernels& kernels_portable() {
+    static const Kernels kernels = all_kernels("portable");
+    return kernels;
+}
+
+}  // namespace packdit

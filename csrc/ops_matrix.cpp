@@ -1,0 +1,128 @@
+#include <algorithm>
+#include <atomic>
+#include <utility>
+#include <vector>
+
+#include "buffer.h"
+#include "isa.h"
+#include "ops.h"
+#include "parallel.h"
+
+namespace packdit {
+namespace {
+
+class DenseRows final : public LeftOperand {
+public:
+    DenseRows(const Rows& x, int64_t rows, int64_t depth) : LeftOperand(rows, 1, depth), x_(x) {}
+
+    void locate(int64_t first, int count, int64_t, const float** out) const override {
+        for (int i = 0; i < count; ++i) out[i] = x_.data + (first + i) * x_.stride;
+    }
+
+private:
+    const Rows x_;
+};
+
+// Row r is the window of output position r: one tap a kernel position, zeros outside the clip.
+class WindowRows final : public LeftOperand {
+public:
+    explicit WindowRows(const Convolution& c)
+        : LeftOperand(c.out_size[0] * c.out_size[1] * c.out_size[2], c.kernel[0] * c.kernel[1] * c.kernel[2],
+                      c.channels),
+          c_(c),
+          zeros_(c.channels, 0.0f) {}
+
+    void locate(int64_t first, int count, int64_t tap, const float** out) const override {
+        const int64_t dx = tap % c_.kernel[2] - c_.left;
+        const int64_t dy = tap / c_.kernel[2] % c_.kernel[1] - c_.top;
+        const int64_t dt = tap / c_.kernel[2] / c_.kernel[1] - c_.missing;
+        int64_t x = first % c_.out_size[2];
+        int64_t y = first / c_.out_size[2] % c_.out_size[1];
+        int64_t t = first / c_.out_size[2] / c_.out_size[1];
+        for (int i = 0; i < count; ++i) {
+            out[i] = position(t * c_.stride[0] + dt, y * c_.stride[1] + dy, x * c_.stride[2] + dx);
+            if (++x < c_.out_size[2]) continue;
+            x = 0;
+            if (++y < c_.out_size[1]) continue;
+            y = 0;
+            ++t;
+        }
+    }
+
+private:
+    // t counts from the first carried frame
+    const float* position(int64_t t, int64_t y, int64_t x) const {
+        if (t < 0 || y < 0 || y >= c_.height || x < 0 || x >= c_.width) return zeros_.data();
+        const bool carried = t < c_.past_frames;
+        const int64_t frame = carried ? t : t - c_.past_frames;
+        return (carried ? c_.past : c_.x) + ((frame * c_.height + y) * c_.width + x) * c_.channels;
+    }
+
+    const Convolution& c_;
+    const std::vector<float> zeros_;
+};
+
+// The rows that lie in no segment: before the first and after the last.
+void clear_outside(const Attention& a) {
+    const int64_t row = a.q.heads * a.head_dim;
+    std::fill(a.out, a.out + a.cu_seqlens_q[0] * row, 0.0f);
+    std::fill(a.out + a.cu_seqlens_q[a.segments] * row, a.out + a.num_queries * row, 0.0f);
+}
+
+AttentionBlock block_of(const Attention& a, int64_t segment, int64_t first_query, int64_t head, int64_t max_queries) {
+    const int64_t start_q = a.cu_seqlens_q[segment], start_k = a.cu_seqlens_k[segment];
+    const int64_t kv_head = head / (a.q.heads / a.k.heads);
+    AttentionBlock b;
+    b.q = a.q.data + (start_q + first_query) * a.q.stride + head * a.q.head_stride;
+    b.k = a.k.data + start_k * a.k.stride + kv_head * a.k.head_stride;
+    b.v = a.v.data + start_k * a.v.stride + kv_head * a.v.head_stride;
+    b.out = a.out + ((start_q + first_query) * a.q.heads + head) * a.head_dim;
+    b.q_stride = a.q.stride;
+    b.k_stride = a.k.stride;
+    b.v_stride = a.v.stride;
+    b.out_stride = a.q.heads * a.head_dim;
+    b.first_query = first_query;
+    b.segment_queries = a.cu_seqlens_q[segment + 1] - start_q;
+    b.segment_keys = a.cu_seqlens_k[segment + 1] - start_k;
+    b.num_queries = std::min(max_queries, b.segment_queries - first_query);
+    b.head_dim = a.head_dim;
+    b.causal = a.causal;
+    b.scale = a.scale;
+    return b;
+}
+
+}  // namespace
+
+void linear(const Rows& x, int64_t rows, int64_t depth, const Weights& weights, Activation activation, float* out,
+            int threads) {
+    gemm(DenseRows(x, rows, depth), weights, activation, out, threads);
+}
+
+void causal_conv3d(const Convolution& convolution, const Weights& weights, float* out, int threads) {
+    gemm(WindowRows(convolution), weights, Activation::kNone, out, threads);
+}
+
+void varlen_attention(const Attention& a, int threads) {
+    const Kernels& k = kernels();
+    clear_outside(a);
+    std::vector<std::pair<int64_t, int64_t>> blocks;  // (segment, first query)
+    int64_t work = 0;
+    for (int64_t s = 0; s < a.segments; ++s) {
+        const int64_t queries = a.cu_seqlens_q[s + 1] - a.cu_seqlens_q[s];
+        work += queries * (a.cu_seqlens_k[s + 1] - a.cu_seqlens_k[s]) * a.q.heads * a.head_dim * 2;
+        for (int64_t first = 0; first < queries; first += k.attention_queries) blocks.emplace_back(s, first);
+    }
+    const int64_t num_tasks = static_cast<int64_t>(blocks.size()) * a.q.heads;
+    std::atomic<int64_t> next{0};
+    parallel(threads, work, [&](int, int) {
+        const Buffer scratch(k.attention_scratch(a.head_dim));
+        for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < num_tasks;) {
+            const auto [segment, first_query] = blocks[task / a.q.heads];
+            AttentionBlock block = block_of(a, segment, first_query, task % a.q.heads, k.attention_queries);
+            block.scratch = scratch.data();
+            k.attention(block);
+        }
+    });
+}
+
+}  // namespace packdit

@@ -1,0 +1,97 @@
+#include <stdexcept>
+#include <string>
+
+#include "buffer.h"
+#include "isa.h"
+#include "ops.h"
+#include "parallel.h"
+
+namespace packdit {
+namespace {
+
+void require_index(const char* name, const int32_t* index, int64_t count, int64_t low, int64_t rows) {
+    for (int64_t i = 0; i < count; ++i) {
+        if (index[i] < low || index[i] >= rows) {
+            throw std::invalid_argument(std::string(name) + "[" + std::to_string(i) + "] is " +
+                                        std::to_string(index[i]) + "; allowed: " + std::to_string(low) + " to " +
+                                        std::to_string(rows - 1));
+        }
+    }
+}
+
+}  // namespace
+
+void modulate(const Rows& x, const Modulation& m, const RowIndex& index, int64_t tokens, int64_t width, float* out,
+              int threads) {
+    require_index("modulate: row", index.row, tokens, 0, index.table_rows);
+    const Kernels& k = kernels();
+    parallel_ranges(threads, tokens * width * 16, tokens, [&](int64_t first, int64_t last) {
+        for (int64_t t = first; t < last; ++t) {
+            const int64_t row = index.row[t];
+            k.modulate(x.data + t * x.stride, m.shift.data + row * m.shift.stride, m.scale.data + row * m.scale.stride,
+                       width, m.norm, m.eps, out + t * width);
+        }
+    });
+}
+
+void gated_residual(const Rows& x, const Rows& y, const Rows& gate, const Modulation* m, const RowIndex& index,
+                    int64_t tokens, int64_t width, float* total, float* modulated, int threads) {
+    require_index("gated_residual: row", index.row, tokens, 0, index.table_rows);
+    const Kernels& k = kernels();
+    parallel_ranges(threads, tokens * width * 16, tokens, [&](int64_t first, int64_t last) {
+        for (int64_t t = first; t < last; ++t) {
+            const int64_t row = index.row[t];
+            float* sum = total + t * width;
+            k.gated_add(x.data + t * x.stride, y.data + t * y.stride, gate.data + row * gate.stride, width, sum);
+            if (!m) continue;
+            k.modulate(sum, m->shift.data + row * m->shift.stride, m->scale.data + row * m->scale.stride, width,
+                       m->norm, m->eps, modulated + t * width);
+        }
+    });
+}
+
+void norm_rope(const NormRope& token, int64_t x_stride, int64_t tokens, int threads) {
+    const Kernels& k = kernels();
+    const int64_t width = token.num_heads * token.head_dim;
+    parallel_ranges(threads, tokens * width * 32, tokens, [&](int64_t first, int64_t last) {
+        const Buffer scratch(width + 3 * token.head_dim);
+        NormRope t = token;
+        t.scratch = scratch.data();
+        for (int64_t i = first; i < last; ++i) {
+            t.x = token.x + i * x_stride;
+            t.cos = token.cos + i * token.num_angles;
+            t.sin = token.sin + i * token.num_angles;
+            t.out = token.out + i * width;
+            k.norm_rope(t);
+        }
+    });
+}
+
+void norm_silu(const float* x, const float* weight, int64_t rows, int64_t width, Norm norm, bool silu, float eps,
+               float* out, int threads) {
+    const Kernels& k = kernels();
+    parallel_ranges(threads, rows * width * 32, rows, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) {
+            k.norm_silu(x + i * width, weight, width, norm, silu, eps, out + i * width);
+        }
+    });
+}
+
+void guided_step(const GuidedStep& s, int threads) {
+    require_index("guided_step: cond", s.cond, s.tokens, 0, s.out_rows);
+    require_index("guided_step: uncond", s.uncond, s.tokens, -1, s.out_rows);
+    require_index("guided_step: row", s.row.row, s.tokens, 0, s.row.table_rows);
+    const Kernels& k = kernels();
+    parallel_ranges(threads, s.tokens * s.channels * s.slots * 16, s.tokens, [&](int64_t first, int64_t last) {
+        const Buffer next(s.slots * 16);
+        for (int64_t t = first; t < last; ++t) {
+            const int64_t row = s.row.row[t];
+            const float* cond = s.out.data + s.cond[t] * s.out.stride;
+            const float* uncond = s.uncond[t] < 0 ? nullptr : s.out.data + s.uncond[t] * s.out.stride;
+            k.guided_step(s.state + t * s.token_stride, s.slot_stride, s.slots, cond, uncond, s.guidance[row],
+                          s.table + row * s.slots * (s.slots + 1), s.channels, next.data());
+        }
+    });
+}
+
+}  // namespace packdit

@@ -1,0 +1,78 @@
+// F16, sixteen floats, in plain C++: right on any machine, and slow. Included by kernels_portable.cpp only.
+#pragma once
+
+namespace packdit {
+namespace {
+
+constexpr int kTileRows = 4;
+constexpr int kBlockRows = 16;  // rows that are packed together, at most 16
+constexpr int kTileVectors = 1;
+
+struct F16 {
+    float v[16];
+};
+
+template <typename Function>
+inline F16 each(Function f) {
+    F16 out;
+    for (int i = 0; i < 16; ++i) out.v[i] = f(i);
+    return out;
+}
+
+inline F16 load(const float* p) {
+    return each([=](int i) { return p[i]; });
+}
+inline F16 load(const float* p, int64_t n) {
+    return each([=](int i) { return i < n ? p[i] : 0.0f; });
+}
+inline void store(float* p, F16 a, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) p[i] = a.v[i];
+}
+inline void store(float* p, F16 a) { store(p, a, 16); }
+inline F16 set(float x) {
+    return each([=](int) { return x; });
+}
+
+inline F16 operator+(F16 a, F16 b) {
+    return each([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline F16 operator-(F16 a, F16 b) {
+    return each([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline F16 operator*(F16 a, F16 b) {
+    return each([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline F16 operator/(F16 a, F16 b) {
+    return each([&](int i) { return a.v[i] / b.v[i]; });
+}
+inline F16 fma(F16 a, F16 b, F16 c) {
+    return each([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
+}
+// As the x86 instructions: the second operand when the two are equal or either is NaN.
+inline F16 max(F16 a, F16 b) {
+    return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F16 min(F16 a, F16 b) {
+    return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F16 round(F16 a) {
+    return each([&](int i) { return std::nearbyint(a.v[i]); });
+}
+inline F16 select_less(F16 a, F16 b, F16 x, F16 y) {
+    return each([&](int i) { return a.v[i] < b.v[i] ? x.v[i] : y.v[i]; });
+}
+inline F16 select_first(int64_t n, F16 x, F16 y) {
+    return each([&](int i) { return i < n ? x.v[i] : y.v[i]; });
+}
+inline F16 pow2(F16 n) {
+    return each([&](int i) { return std::isnan(n.v[i]) ? n.v[i] : std::ldexp(1.0f, static_cast<int>(n.v[i])); });
+}
+
+inline void transpose(F16 (&r)[16]) {
+    for (int i = 0; i < 16; ++i) {
+        for (int j = 0; j < i; ++j) std::swap(r[i].v[j], r[j].v[i]);
+    }
+}
+
+}  // namespace
+}  // namespace packdit
