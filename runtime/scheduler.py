@@ -1,8 +1,8 @@
 """Which samples the next step runs. Integers only, no torch.
 
-Those that have waited longest go first, so every sample advances: in a queue of n, a sample runs at least once in every
-n steps, whatever the sizes, because the planner always takes the first. Within the token budget as many of the others
-as fit run along.
+Those that have waited longest go first, and within the token budget as many of the others as fit run along. The planner
+always takes the first, and nobody who arrives later overtakes, so a sample that n others wait with runs within n + 1
+steps, whatever their sizes and however many more arrive.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Schedulable(Protocol):
     def num_sequences(self) -> int:
         """1, or 2 when it is guided."""
 
-    last_step: int  # the step that ran it last; -1 before its first
+    last_step: int  # the step that ran it last, or the one before it arrived; below 0: it has just arrived
     arrival: int  # its place in the order of arrival
 
 
@@ -42,6 +42,10 @@ class Scheduler:
 
     def next_plan(self, samples: Iterable[S]) -> tuple[Plan, list[S]]:
         """The plan of the next step, and the samples that it runs, in its order. `samples` must not be empty."""
+        samples = list(samples)
+        for sample in samples:
+            if sample.last_step < 0:  # it has waited for nothing yet: those that were there before it go first
+                sample.last_step = self.step - 1
         queue: Sequence[S] = sorted(samples, key=lambda s: (s.last_step, s.arrival))
         plan = make_plan(
             [s.num_tokens for s in queue], [s.num_sequences for s in queue], self.token_budget, self.max_segments
