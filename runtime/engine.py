@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,8 +33,8 @@ TOKEN_BUDGET = 4096
 class Engine:
     """Makes videos and images of any mix of sizes, durations, step counts, samplers and guidance in shared steps.
 
-    One worker thread does the work; every public method may be called from any thread. Use it as a context manager, or
-    call `close`.
+    A worker thread does the work while there is any; every public method but `step` may be called from any thread. Use
+    the engine as a context manager, or call `close`, to cancel what is unfinished; the interpreter's exit does so too.
     """
 
     def __init__(
@@ -46,15 +48,17 @@ class Engine:
     ) -> None:
         self.limits, self.transformer, self.vae, self.text = limits, transformer, vae, text
         self.scheduler = Scheduler(token_budget=token_budget)
-        self._waiting: list[Job] = []
-        self._running: dict[Sample, Job] = {}
-        self._decoding: list[Decoding] = []
-        self._counts = dict.fromkeys(("steps", "sequences", "tokens", "padding_tokens", "captures", "replays"), 0)
-        self._arrivals = 0
-        self._threads = torch.get_num_threads()
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()  # guards the five fields that follow
+        self._waiting: list[Job] = []  # submitted, and not seen by the worker
         self._worker: threading.Thread | None = None
         self._closed = False
+        self._threads = torch.get_num_threads()
+        self._counts = dict.fromkeys(("steps", "sequences", "tokens", "padding_tokens", "captures", "replays"), 0)
+        self._jobs: list[Job] = []  # from here on the worker's own: all that it has seen and that are unfinished
+        self._running: dict[Sample, Job] = {}
+        self._decoding: list[Decoding] = []
+        self._arrivals = 0
+        _ENGINES.add(self)
 
     @classmethod
     def load(
@@ -75,58 +79,55 @@ class Engine:
         """Queues one request. ValueError, before any work, where the model cannot do it."""
         return self.submit_all([request])[0]
 
-    def submit_all(self, requests: Sequence[Request]) -> list[Job]:
+    def submit_all(self, requests: Iterable[Request]) -> list[Job]:
         """Queues requests together, so that they share steps from their first one; all are checked before any is."""
+        requests = list(requests)
         for request in requests:
             if not isinstance(request, Request):
                 raise TypeError(f"a request must be a packdit.runtime.Request, got {quote(request)}")
         jobs = [Job(self.limits.complete(request)) for request in requests]
-        with self._wake:
+        with self._lock:
             if self._closed:
                 raise RuntimeError("the engine is closed")
             self._threads = torch.get_num_threads()
-            self._waiting.extend(jobs)
-            if self._worker is None:
+            self._waiting += jobs
+            if self._waiting and self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="packdit-engine", daemon=True)
                 self._worker.start()
-            self._wake.notify_all()
         return jobs
 
-    def generate(self, requests: Sequence[Request]) -> list[Video]:
+    def generate(self, requests: Iterable[Request]) -> list[Video]:
         """The videos of `requests`, in their order. Raises what the first failed one failed with."""
         jobs = self.submit_all(requests)
         try:
             return [job.result() for job in jobs]
-        except BaseException:
+        finally:  # after a failure or Ctrl-C nobody waits for the others; finished ones do not mind
             for job in jobs:
                 job.cancel()
-            raise
 
-    def step(self) -> None:
-        """One pass of the model over as many samples as fit."""
-        plan, samples = self.scheduler.next_plan(self._running)
-        batch = make_batch(plan, samples, self.transformer.device, self.transformer.dtype)
+    def step(self, samples: Iterable[Sample]) -> None:
+        """One pass of the model over as many of the samples as fit. For the worker alone."""
+        plan, chosen = self.scheduler.next_plan(samples)
+        batch = make_batch(plan, chosen, self.transformer.device, self.transformer.dtype)
         out = self.transformer.run(batch.tokens, batch.pack)
         with using(self.transformer.backend):
             guided_step(batch.state, out, batch.cond, batch.uncond, batch.guidance, batch.table, batch.row)
         batch.scatter()
-        for sample in samples:
-            self._running[sample].advance("steps", sample.stage, sample.num_stages)
         self._count(steps=1, sequences=plan.num_segments, tokens=plan.num_tokens)
 
     def stats(self) -> dict[str, int]:
         """Counts since the engine was made: steps, sequences and tokens that ran in them, padding, graph captures and
         replays (none on a CPU), and the peak of memory in bytes (the GPU's where there is one, else the process's)."""
-        with self._wake:
+        with self._lock:
             return {**self._counts, "peak_bytes": peak_bytes(self.transformer.device)}
 
     def close(self) -> None:
-        """Cancels what is unfinished and stops the worker. May be called more than once."""
-        with self._wake:
+        """Cancels what is unfinished and waits for the worker to stop. May be called more than once."""
+        with self._lock:
             self._closed = True
-            self._wake.notify_all()
-        if self._worker is not None and self._worker is not threading.current_thread():
-            self._worker.join()
+            worker = self._worker
+        if worker is not None and worker is not threading.current_thread():
+            worker.join()
 
     def __enter__(self) -> Self:
         return self
@@ -139,39 +140,54 @@ class Engine:
     # Below: the worker thread.
 
     def _work(self) -> None:
+        """Takes turns until there is nothing left to do: a thread that waited for more would keep the engine alive."""
         with torch.inference_mode():
-            while True:
-                with self._wake:
-                    self._wake.wait_for(lambda: self._closed or self._waiting or self._running or self._decoding)
-                    if self._closed:
-                        break
-                    arrived, self._waiting = self._waiting, []
-                if torch.get_num_threads() != self._threads:
-                    torch.set_num_threads(self._threads)
-                for job in arrived:
-                    self._admit(job)
-                self._advance()
-        for job in [*self._waiting, *self._running.values(), *(d.job for d in self._decoding)]:
-            job.finish("cancelled")
+            while self._receive():
+                try:
+                    self._turn()
+                except BaseException as error:  # not one job's own: all in flight fail, so that nobody waits for ever
+                    self._end_all("failed", error)
 
-    def _advance(self) -> None:
+    def _receive(self) -> bool:
+        """Takes what was submitted; False, and this worker is done, where nothing is left to do."""
+        with self._lock:
+            self._jobs = [job for job in [*self._jobs, *self._waiting] if not job.finished]
+            self._waiting = []
+            if self._closed:
+                self._end_all("cancelled")
+            if not self._jobs:
+                self._worker = None
+            threads = self._threads
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        return bool(self._jobs)
+
+    def _turn(self) -> None:
         """One step of those that denoise, then one chunk of each that decodes: neither keeps the other waiting."""
         self._drop_cancelled()
+        for job in [job for job in self._jobs if job.status == "queued"]:
+            self._admit(job)
         if self._running:
-            samples = list(self._running)
             try:
-                self.step()
-            except Exception as error:  # the pack is lost, the engine is not
-                for sample in samples:
-                    self._running.pop(sample).finish("failed", error)
-        for sample in [s for s in self._running if s.done]:
-            self._decoding.append(Decoding(sample, self._running.pop(sample), self.transformer, self.vae))
+                self.step(self._running)
+            except Exception:
+                self._step_alone()
+        for sample, job in list(self._running.items()):
+            job.advance("steps", sample.stage, sample.num_stages)
+            if sample.done:
+                self._decoding.append(Decoding(sample, self._running.pop(sample), self.transformer, self.vae))
         self._decoding = [d for d in self._decoding if not d.advance()]
+
+    def _step_alone(self) -> None:
+        """After a pack failed, each of its samples runs by itself: the one at fault fails, its companions do not."""
+        for sample in list(self._running):
+            try:
+                self.step([sample])
+            except Exception as error:
+                self._running.pop(sample).finish("failed", error)
 
     def _admit(self, job: Job) -> None:
         """Encodes what the request gives; a failure is the job's own."""
-        if job.cancel_asked:
-            return job.finish("cancelled")
         job.advance("text", 0, 1)
         request = job.request
         try:
@@ -181,17 +197,33 @@ class Engine:
             sample = make_sample(request, texts, self.transformer, self.vae, self.limits.shift, self._arrivals)
         except Exception as error:
             return job.finish("failed", error)
-        job.advance("steps", sample.stage, sample.num_stages)
-        self._running[sample] = job
+        if sample.done:  # a clip that is given whole
+            self._decoding.append(Decoding(sample, job, self.transformer, self.vae))
+        else:
+            self._running[sample] = job
 
     def _drop_cancelled(self) -> None:
-        for sample in [s for s, job in self._running.items() if job.cancel_asked]:
-            self._running.pop(sample).finish("cancelled")
-        for decoding in [d for d in self._decoding if d.job.cancel_asked]:
-            self._decoding.remove(decoding)
-            decoding.job.finish("cancelled")
+        for job in [job for job in self._jobs if job.cancel_asked]:
+            job.finish("cancelled")
+        self._running = {sample: job for sample, job in self._running.items() if not job.finished}
+        self._decoding = [d for d in self._decoding if not d.job.finished]
+
+    def _end_all(self, status: str, error: BaseException | None = None) -> None:
+        for job in self._jobs:
+            job.finish(status, error)
+        self._jobs, self._running, self._decoding = [], {}, []
 
     def _count(self, **more: int) -> None:
-        with self._wake:
+        with self._lock:
             for name, value in more.items():
                 self._counts[name] += value
+
+
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread that the interpreter stops in the middle of a kernel takes the process down with it."""
+    for engine in list(_ENGINES):
+        engine.close()
