@@ -17,8 +17,7 @@ class Decoding:
 
     def __init__(self, sample: Sample, job: Job, transformer: PackedTransformer, vae: StreamingVAE) -> None:
         self.job = job
-        latent = vae.denormalize(sample.latent(transformer.model.patch))
-        self._chunks: Iterator[Tensor] = vae.stream(latent)
+        self._chunks = _stream(sample, transformer, vae)
         job.advance("decode", 0, job.request.frames)
 
     def advance(self) -> bool:
@@ -33,3 +32,8 @@ class Decoding:
             return True
         self.job.finish("completed")
         return True
+
+
+def _stream(sample: Sample, transformer: PackedTransformer, vae: StreamingVAE) -> Iterator[Tensor]:
+    """All the work is done when the chunks are asked for, the first one included."""
+    yield from vae.stream(vae.denormalize(sample.latent(transformer.model.patch)))

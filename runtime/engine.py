@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import threading
 import weakref
 from collections.abc import Iterable
@@ -28,6 +29,9 @@ from .vae import StreamingVAE
 from .video import Video
 
 TOKEN_BUDGET = 4096
+
+_LOG = logging.getLogger(__name__)
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class Engine:
@@ -90,10 +94,11 @@ class Engine:
             if self._closed:
                 raise RuntimeError("the engine is closed")
             self._threads = torch.get_num_threads()
+            if jobs and self._worker is None:
+                worker = threading.Thread(target=self._work, name="packdit-engine", daemon=True)
+                worker.start()
+                self._worker = worker
             self._waiting += jobs
-            if self._waiting and self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="packdit-engine", daemon=True)
-                self._worker.start()
         return jobs
 
     def generate(self, requests: Iterable[Request]) -> list[Video]:
@@ -101,9 +106,10 @@ class Engine:
         jobs = self.submit_all(requests)
         try:
             return [job.result() for job in jobs]
-        finally:  # after a failure or Ctrl-C nobody waits for the others; finished ones do not mind
+        except BaseException:  # a failure, or Ctrl-C: nobody waits for the others
             for job in jobs:
                 job.cancel()
+            raise
 
     def step(self, samples: Iterable[Sample]) -> None:
         """One pass of the model over as many of the samples as fit. For the worker alone."""
@@ -146,6 +152,7 @@ class Engine:
                 try:
                     self._turn()
                 except BaseException as error:  # not one job's own: all in flight fail, so that nobody waits for ever
+                    _LOG.exception("the engine failed, and all that was in flight with it")
                     self._end_all("failed", error)
 
     def _receive(self) -> bool:
@@ -155,12 +162,13 @@ class Engine:
             self._waiting = []
             if self._closed:
                 self._end_all("cancelled")
-            if not self._jobs:
+            if not self._jobs:  # the next job starts the next worker
                 self._worker = None
+                return False
             threads = self._threads
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-        return bool(self._jobs)
+        return True
 
     def _turn(self) -> None:
         """One step of those that denoise, then one chunk of each that decodes: neither keeps the other waiting."""
@@ -168,18 +176,19 @@ class Engine:
         for job in [job for job in self._jobs if job.status == "queued"]:
             self._admit(job)
         if self._running:
-            try:
-                self.step(self._running)
-            except Exception:
-                self._step_alone()
+            self._step_or_isolate()
         for sample, job in list(self._running.items()):
             job.advance("steps", sample.stage, sample.num_stages)
             if sample.done:
                 self._decoding.append(Decoding(sample, self._running.pop(sample), self.transformer, self.vae))
         self._decoding = [d for d in self._decoding if not d.advance()]
 
-    def _step_alone(self) -> None:
-        """After a pack failed, each of its samples runs by itself: the one at fault fails, its companions do not."""
+    def _step_or_isolate(self) -> None:
+        """One step. Should it fail, each sample runs by itself: the one at fault fails, its companions do not."""
+        try:
+            return self.step(self._running)
+        except Exception as error:
+            _LOG.warning("a packed step failed, its samples run one by one: %s", error)
         for sample in list(self._running):
             try:
                 self.step([sample])
@@ -200,6 +209,7 @@ class Engine:
         if sample.done:  # a clip that is given whole
             self._decoding.append(Decoding(sample, job, self.transformer, self.vae))
         else:
+            job.advance("steps", sample.stage, sample.num_stages)
             self._running[sample] = job
 
     def _drop_cancelled(self) -> None:
@@ -217,9 +227,6 @@ class Engine:
         with self._lock:
             for name, value in more.items():
                 self._counts[name] += value
-
-
-_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 @atexit.register

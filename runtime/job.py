@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Iterator
 from itertools import count
+from types import TracebackType
 
 import numpy as np
 
@@ -30,7 +32,9 @@ class Job:
         self.status, self.phase = "queued", "text"
         self.done_in_phase, self.total_in_phase = 0, 1
         self.error: BaseException | None = None
+        self._traceback: TracebackType | None = None
         self._frames: list[np.ndarray] = []
+        self._video: Video | None = None
         self._changed = threading.Condition()
         self._cancel = threading.Event()
 
@@ -66,11 +70,18 @@ class Job:
             return self._changed.wait_for(lambda: self.finished, timeout)
 
     def result(self, timeout: float | None = None) -> Video:
-        """The video; waits for it. TimeoutError after `timeout` seconds; raises what the job failed with."""
+        """The video, always the same one; waits for it. TimeoutError after `timeout` seconds.
+
+        Raises what the job failed with, or `Cancelled`.
+        """
         if not self.wait(timeout):
             raise TimeoutError(f"the job was not finished within {timeout} s")
-        self._raise()
-        return Video(frames=np.stack(self._frames), fps=self.request.fps)
+        with self._changed:
+            self._raise()
+            if self._video is None:
+                self._video = Video(frames=np.stack(self._frames), fps=self.request.fps)
+                self._frames = list(self._video.frames)  # views, so that the frames are held once
+            return self._video
 
     def _frame(self, index: int) -> np.ndarray | None:
         """Waits for a frame; None after the last one."""
@@ -85,7 +96,7 @@ class Job:
         if self.status == "cancelled":
             raise Cancelled("the job was cancelled")
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(self._traceback)  # or it would grow with every call
 
     # Below: called by the engine alone.
 
@@ -107,9 +118,14 @@ class Job:
             self._changed.notify_all()
 
     def finish(self, status: str, error: BaseException | None = None) -> None:
-        """Ends the job, once."""
+        """Ends the job; no effect on one that has ended."""
         with self._changed:
+            if self.finished:
+                return
             self.status, self.error = status, error
             if status == "completed":
                 self.phase = "done"
+            if error is not None:
+                self._traceback = error.__traceback__
+                traceback.clear_frames(self._traceback)  # or the job would keep the tensors of the failed step
             self._changed.notify_all()
