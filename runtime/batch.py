@@ -94,6 +94,6 @@ def _make_pack(plan: Plan, segments: list[tuple[Sample, int]], device: torch.dev
         row_segment=torch.tensor(owners, dtype=torch.int32, device=device),
         text=torch.cat(texts),
         cu_seqlens_text=offsets([len(t) for t in texts]).to(device),
-        tokens={k: torch.cat([s.layout[k] for s, _ in segments]) for k in segments[0][0].layout},
+        layout={k: torch.cat([s.layout[k] for s, _ in segments]) for k in segments[0][0].layout},
         max_seqlen=max(s.num_tokens for s, _ in segments),
     )

@@ -24,7 +24,7 @@ from .memory import peak_bytes
 from .request import Limits, Request, quote
 from .sample import Sample, make_sample
 from .scheduler import Scheduler
-from .text import TextEncoder
+from .text import TextEncoder, load_text_encoder
 from .vae import StreamingVAE
 from .video import Video
 
@@ -76,7 +76,7 @@ class Engine:
             limits=bundle.limits,
             transformer=load_transformer(bundle, device, dtype, backend),
             vae=load_vae(bundle, device, dtype, backend),
-            text=TextEncoder(bundle, place, pick_dtype(dtype, place)),
+            text=load_text_encoder(bundle, place, pick_dtype(dtype, place)),
         )
 
     def submit(self, request: Request) -> Job:

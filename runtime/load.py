@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import patchify, unpatchify
-from ..kernels.backend import using
+from ..kernels.backend import check, using
 from .bundle import Bundle
 from .models import transformer_class, vae_class
 from .models.layers import lay_out
 from .pack import Grid, Pack, offsets
 from .request import quote
+from .threads import one_thread
 from .vae import StreamingVAE
 
+MAX_LAYOUTS = 64
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -29,6 +31,8 @@ def pick_device(device: str) -> torch.device:
         picked = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device must be auto, cpu or cuda[:n], got {quote(device)}") from error
+    if picked.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda[:n], got {quote(device)}")
     if picked.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device} was asked for, but PyTorch finds no GPU here; use cpu or auto")
     return picked
@@ -43,10 +47,14 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def fill_module(make: Any, config: dict[str, Any], weights: dict[str, Tensor], what: str) -> nn.Module:
-    """A module with these weights. ValueError that names the first missing, unused or misshapen tensor."""
-    with torch.device("meta"):
-        module: nn.Module = make(config)
+def fill_module(make: Callable[[Any], Any], config: Any, weights: dict[str, Tensor], what: str) -> nn.Module:
+    """`make(config)` with these weights. ValueError that names what is wrong with the config, or the first tensor that
+    is missing, unused or misshapen."""
+    try:
+        with torch.device("meta"):
+            module: nn.Module = make(config)
+    except Exception as error:  # a config is data: each key or value that is not there or wrong ends differently
+        raise ValueError(f"the {what}'s config cannot be used: {quote(error)}") from error
     shapes = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     for name, shape in shapes.items():
         if name not in weights:
@@ -70,10 +78,12 @@ class PackedTransformer:
     def layout(self, grid: Grid) -> dict[str, Tensor]:
         """What the tokens of a (t, y, x) grid know of their places; kept, because sizes recur."""
         if grid not in self._layouts:
-            if len(self._layouts) >= 256:
+            if len(self._layouts) >= MAX_LAYOUTS:
                 self._layouts.clear()
             precision = torch.float64 if self.dtype == torch.float64 else torch.float32
-            self._layouts[grid] = {k: v.to(self.device, precision) for k, v in self.model.layout(grid).items()}
+            with one_thread():
+                layout = self.model.layout(grid)
+            self._layouts[grid] = {k: v.to(self.device, precision) for k, v in layout.items()}
         return self._layouts[grid]
 
     def token_grid(self, latent: Grid) -> Grid:
@@ -96,13 +106,19 @@ class PackedTransformer:
     ) -> list[Tensor]:
         """latents [C, T, H, W], text states [L, D], timesteps a float or a tensor [T] or [tokens]; lists of one length.
 
-        Returns out[i], [C, T, H, W] in float32: what the model predicts for clip i, the same bits in any company.
+        Returns out[i], [C, T, H, W] in float32: what the model predicts for clip i, on the CPU the same bits in any
+        company. ValueError for other shapes.
         """
         if not len(latents) == len(timesteps) == len(text) or not latents:
             raise ValueError(f"one timestep and one text a latent: got {len(latents)}, {len(timesteps)}, {len(text)}")
         for z in latents:
             if z.ndim != 4 or z.shape[0] != self.model.in_channels:
                 raise ValueError(f"latents must be [{self.model.in_channels}, T, H, W], got {list(z.shape)}")
+        for states in text:
+            if states.ndim != 2 or states.shape[1] != self.model.text_width or not len(states):
+                raise ValueError(
+                    f"text must be [L, {self.model.text_width}] with L at least 1, got {list(states.shape)}"
+                )
         latent_grids: list[Grid] = [(z.shape[1], z.shape[2], z.shape[3]) for z in latents]
         grids = [self.token_grid(g) for g in latent_grids]
         lengths = [t * y * x for t, y, x in grids]
@@ -115,7 +131,7 @@ class PackedTransformer:
             row_segment=owners.to(self.device),
             text=torch.cat([t.to(self.device, self.dtype) for t in text]),
             cu_seqlens_text=offsets([len(t) for t in text]).to(self.device),
-            tokens={k: torch.cat([layout[k] for layout in layouts]) for k in layouts[0]},
+            layout={k: torch.cat([layout[k] for layout in layouts]) for k in layouts[0]},
             max_seqlen=max(lengths),
         )
         tokens = patchify([z.to(self.device, self.dtype) for z in latents], self.model.patch)
@@ -124,7 +140,9 @@ class PackedTransformer:
 
 def _condition_rows(timesteps: Sequence[float | Tensor], grids: list[Grid]) -> tuple[Tensor, Tensor, Tensor]:
     """Row of each token int32 [T], timestep [R] and segment int32 [R] of each row: a row a distinct timestep a clip."""
-    rows, times, owners = [], [], []
+    rows: list[Tensor] = []
+    times: list[Tensor] = []
+    owners: list[Tensor] = []
     for i, (timestep, grid) in enumerate(zip(timesteps, grids, strict=True)):
         frames, count = grid[0], grid[0] * grid[1] * grid[2]
         value = torch.as_tensor(timestep, dtype=torch.float32).cpu()
@@ -143,9 +161,10 @@ def _open(bundle: Bundle | str | Path) -> Bundle:
 
 
 def load_transformer(
-    bundle: Bundle | str | Path, device: str = "auto", dtype: str = "auto", backend: str | None = None
+    bundle: Bundle | str | Path, device: str = "auto", dtype: str = "auto", backend: str = "auto"
 ) -> PackedTransformer:
-    """The transformer of a bundle (a name that ships, a directory, or an opened one)."""
+    """The transformer of a bundle (a name that ships, a directory, or an opened one). ValueError for what cannot be."""
+    check(backend)
     opened, place = _open(bundle), pick_device(device)
     kind = pick_dtype(dtype, place)
     weights = {k: v.to(place, kind) for k, v in opened.weights("transformer").items()}
@@ -156,9 +175,10 @@ def load_transformer(
 
 
 def load_vae(
-    bundle: Bundle | str | Path, device: str = "auto", dtype: str = "auto", backend: str | None = None
+    bundle: Bundle | str | Path, device: str = "auto", dtype: str = "auto", backend: str = "auto"
 ) -> StreamingVAE:
-    """The VAE of a bundle. "auto" is fp32 on a CPU and bf16 on a GPU."""
+    """The VAE of a bundle, as `load_transformer`."""
+    check(backend)
     opened, place = _open(bundle), pick_device(device)
     kind = pick_dtype(dtype, place)
     weights = {k: v.to(place, kind) for k, v in opened.weights("vae").items()}

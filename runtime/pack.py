@@ -23,7 +23,7 @@ class Pack:
     row_segment: Tensor  # int32 [R], the segment of each row
     text: Tensor  # [L, D] text states of all segments, no padding
     cu_seqlens_text: Tensor  # int32 [S + 1], the first text state of each segment, then L
-    tokens: dict[str, Tensor]  # what the family's `layout` gives, [T, n] each
+    layout: dict[str, Tensor]  # what the family's `layout` says of each token's place, [T, n] each
     work: Tensor | None = None  # int32 [N, 2], the planner's attention work table
     max_seqlen: int | None = None
 

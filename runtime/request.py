@@ -69,7 +69,8 @@ class Condition:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        shape, dtype = getattr(self.frames, "shape", ()), getattr(self.frames, "dtype", type(self.frames).__name__)
+        shape: tuple[int, ...] = getattr(self.frames, "shape", ())
+        dtype = getattr(self.frames, "dtype", type(self.frames).__name__)
         if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
             got = quote(tuple(shape)) if shape else quote(self.frames)
             raise ValueError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .bundle import Bundle
-from .request import quote
+from .load import fill_module
 from .threads import one_thread
 
 CACHE_SIZE = 1024
@@ -19,27 +20,25 @@ CACHE_SIZE = 1024
 class TextEncoder:
     """Encodes one prompt at a time, unpadded and on one thread, so that its bits depend on the prompt alone."""
 
-    def __init__(self, bundle: Bundle, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, tokenizer: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        """tokenizer: a tokenizer.json. config: CLIPTextConfig's fields. weights: without the prefix "text_model."."""
         from tokenizers import Tokenizer
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        self.tokenizer = Tokenizer.from_file(str(bundle.path("tokenizer/tokenizer.json")))
+        def make(settings: Any) -> Any:
+            model = CLIPTextModel(settings)
+            return getattr(model, "text_model", model)  # transformers 4 wraps the model in another
+
+        settings: Any = CLIPTextConfig(**config)
+        self.tokenizer = Tokenizer.from_file(str(tokenizer))
         self.tokenizer.no_truncation()  # so that a cut can be warned of
-        config: Any = CLIPTextConfig(**bundle.config("text_encoder"))
-        with torch.device("meta"):
-            model: Any = CLIPTextModel(config)
-        # transformers 4 puts this prefix before every name, transformers 5 does not; bundles have none.
-        prefix = "text_model." if next(iter(model.state_dict())).startswith("text_model.") else ""
-        weights = {prefix + k: v.to(device, dtype) for k, v in bundle.weights("text_encoder").items()}
-        missing = model.load_state_dict(weights, strict=False, assign=True).missing_keys
-        if missing:
-            raise ValueError(f"the text encoder of {quote(str(bundle.folder))} lacks the tensor {quote(missing[0])}")
-        for part in model.modules():  # buffers that no checkpoint holds
+        self.model = fill_module(make, settings, weights, "text encoder")
+        self.device = next(iter(weights.values())).device
+        self.limit: int = settings.max_position_embeddings
+        self.end: int = settings.eos_token_id
+        for part in self.model.modules():  # buffers that no checkpoint holds
             if hasattr(part, "position_ids"):
-                part.position_ids = torch.arange(config.max_position_embeddings, device=device)[None]
-        self.model, self.device = model.requires_grad_(False).eval(), device
-        self.limit: int = config.max_position_embeddings
-        self.end: int = config.eos_token_id
+                part.position_ids = torch.arange(self.limit, device=self.device)[None]
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
 
     def __call__(self, prompt: str) -> Tensor:
@@ -57,3 +56,9 @@ class TextEncoder:
         if len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
         return states
+
+
+def load_text_encoder(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+    """The text encoder of a bundle."""
+    weights = {k: v.to(device, dtype) for k, v in bundle.weights("text_encoder").items()}
+    return TextEncoder(bundle.path("tokenizer/tokenizer.json"), bundle.config("text_encoder"), weights)

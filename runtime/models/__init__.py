@@ -11,14 +11,14 @@ FAMILIES = tuple(_CLASSES)
 
 def transformer_class(family: str) -> Any:
     """The packed transformer of a family: a module made from a config, called with tokens [T, C] and a Pack."""
-    return _load(_CLASSES[family][0])
+    return _load(family, 0)
 
 
 def vae_class(family: str) -> Any:
     """The streaming VAE of a family: a module made from a config, with `encoder` and `decoder` for chunks."""
-    return _load(_CLASSES[family][1])
+    return _load(family, 1)
 
 
-def _load(place: str) -> Any:
-    module, name = place.split(":")
+def _load(family: str, part: int) -> Any:
+    module, name = _CLASSES[family][part].split(":")
     return getattr(import_module(module, __name__), name)

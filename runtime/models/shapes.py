@@ -69,7 +69,7 @@ class Block(nn.Module):
     def attention(self, h_TD: Tensor, pack: Pack) -> Tensor:
         q, k, v = self.qkv(h_TD).view(len(h_TD), 3, self.heads, -1).unbind(1)
         q, k = qk_norm_rope(
-            q, k, pack.tokens["cos"], pack.tokens["sin"], q_weight=self.q_norm, k_weight=self.k_norm, layout="half"
+            q, k, pack.layout["cos"], pack.layout["sin"], q_weight=self.q_norm, k_weight=self.k_norm, layout="half"
         )
         y = varlen_attention(q, k, v, pack.cu_seqlens, work=pack.work, max_seqlen=pack.max_seqlen)
         return self.out(y.flatten(1))
@@ -97,13 +97,14 @@ class ShapesTransformer(nn.Module):
         width, depth = config["width"], config["depth"]
         self.patch: Grid = tuple(config["patch_size"])
         self.in_channels: int = config["in_channels"]
+        self.text_width: int = config["text_width"]
         self.head_dim: int = width // config["heads"]
         self.theta: float = config["rope_theta"]
         self.width = width
         num_in = self.in_channels * math.prod(self.patch)
         self.embed = Linear(num_in + NUM_FEATURES, width)
         self.time1, self.time2 = Linear(TIME_WIDTH, width), Linear(width, width)
-        self.text1, self.text2 = Linear(config["text_width"], width), Linear(width, width)
+        self.text1, self.text2 = Linear(self.text_width, width), Linear(width, width)
         self.blocks = nn.ModuleList([Block(width, config["heads"], config["mlp"]) for _ in range(depth)])
         self.modulation = Linear(width, (6 * depth + 2) * width)
         self.head = Linear(width, num_in)
@@ -131,7 +132,7 @@ class ShapesTransformer(nn.Module):
             for a in (1 / spread.sqrt(), (2 * sigma_R1 - 1) / spread, 0 * spread)
         )
         scaled = modulate(x_TC, zero, gain - 1, pack.row, norm="none")
-        x_TD = self.embed(torch.cat([scaled, pack.tokens["features"].to(x_TC.dtype)], 1))
+        x_TD = self.embed(torch.cat([scaled, pack.layout["features"].to(x_TC.dtype)], 1))
         h_TD = modulate(x_TD, tables[0], tables[1], pack.row)
         for i, block in enumerate(self.blocks):
             x_TD, h_TD = block(x_TD, h_TD, tables[6 * i + 2 : 6 * i + 8], pack)

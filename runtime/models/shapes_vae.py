@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .layers import CausalConv3d, Linear, NormSilu, Stream
@@ -99,7 +98,7 @@ class Decoder(nn.Module):
 
 
 class ShapesVAE(nn.Module):
-    """Both halves, and the latents' statistics: the transformer works on (z - mean) / std."""
+    """Both halves."""
 
     group, factor = 4, 8  # pixel frames of a latent frame after the first, pixels of a latent's side
 
@@ -108,5 +107,3 @@ class ShapesVAE(nn.Module):
         self.latent_channels: int = config["latent_channels"]
         self.encoder = Encoder(self.latent_channels, *config["encoder_channels"])
         self.decoder = Decoder(self.latent_channels, *config["decoder_channels"])
-        self.mean = torch.tensor(config["latents_mean"], dtype=torch.float32)
-        self.std = torch.tensor(config["latents_std"], dtype=torch.float32)
