@@ -9,8 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..runtime.models.layers import Linear
+from ..runtime.models.shapes import ShapesTransformer
+
 TRANSFORMER, VAE = "ShapesVideoDiT", "ShapesVideoVAE"
 FUSED = ("the adaptive-norm projections of all blocks and of the head, in one matrix",)
+
+
+class UnfusedTransformer(ShapesTransformer):
+    """The transformer with the tensors that were trained, under their own names: it verifies the fused one."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self.modulation = Linear(self.width, 2 * self.width)
+        for block in self.blocks:
+            block.modulation = Linear(self.width, 6 * self.width)
+
+    def tables(self, condition: Tensor) -> list[Tensor]:
+        parts: list[Any] = [*(block.modulation for block in self.blocks), self.modulation]
+        return [table for part in parts for table in part(condition).split(self.width, 1)]
 
 
 def fuse_transformer(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -18,9 +35,6 @@ def fuse_transformer(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict
     fused = dict(tensors)
     for part in ("weight", "bias"):
         names = [f"blocks.{i}.modulation.{part}" for i in range(config["depth"])] + [f"modulation.{part}"]
-        missing = [name for name in names if name not in fused]
-        if missing:
-            raise ValueError(f"the transformer lacks the tensor {missing[0]!r}")
         fused[f"modulation.{part}"] = torch.cat([fused.pop(name) for name in names])
     return fused
 
@@ -56,5 +70,5 @@ def limits(config: dict[str, Any], scheduler: dict[str, Any]) -> dict[str, Any]:
         "steps": 16,
         "guidance": 4.0,
         "sampler": "euler",
-        "shift": float(scheduler["shift"]),
+        "shift": scheduler.get("shift", 1.0),  # diffusers' own default
     }

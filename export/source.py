@@ -1,4 +1,4 @@
-"""Reads a checkpoint: a diffusers pipeline directory, or a bundle's sources of other layouts later on. No pickles."""
+"""Reads a checkpoint: a diffusers pipeline directory. No pickles."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Component:
         try:
             return load_file(self.file)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{quote(str(self.file))} is truncated or no safetensors file: {error}") from error
+            raise ValueError(f"{quote(str(self.file))} is truncated or no safetensors file: {quote(error)}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"{quote(str(path))} is missing; give a directory in diffusers' layout") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{quote(str(path))} cannot be read as JSON") from error
     if not isinstance(value, dict):
         raise ValueError(f"{quote(str(path))} must hold a JSON object")

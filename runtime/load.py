@@ -47,14 +47,20 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def fill_module(make: Callable[[Any], Any], config: Any, weights: dict[str, Tensor], what: str) -> nn.Module:
-    """`make(config)` with these weights. ValueError that names what is wrong with the config, or the first tensor that
-    is missing, unused or misshapen."""
+def empty_module(make: Callable[[Any], Any], config: Any, what: str) -> nn.Module:
+    """`make(config)` without memory. ValueError that names what is wrong with the config."""
     try:
         with torch.device("meta"):
             module: nn.Module = make(config)
     except Exception as error:  # a config is data: each key or value that is not there or wrong ends differently
         raise ValueError(f"the {what}'s config cannot be used: {quote(error)}") from error
+    return module
+
+
+def fill_module(make: Callable[[Any], Any], config: Any, weights: dict[str, Tensor], what: str) -> nn.Module:
+    """`make(config)` with these weights. ValueError as `empty_module`, and one that names the first tensor that is
+    missing, unused or misshapen."""
+    module = empty_module(make, config, what)
     shapes = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     for name, shape in shapes.items():
         if name not in weights:

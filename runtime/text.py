@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .bundle import Bundle
 from .load import fill_module
+from .request import quote
 from .threads import one_thread
 
 CACHE_SIZE = 1024
@@ -29,8 +30,14 @@ class TextEncoder:
             model = CLIPTextModel(settings)
             return getattr(model, "text_model", model)  # transformers 4 wraps the model in another
 
-        settings: Any = CLIPTextConfig(**config)
-        self.tokenizer = Tokenizer.from_file(str(tokenizer))
+        try:
+            settings: Any = CLIPTextConfig(**config)
+        except Exception as error:
+            raise ValueError(f"the text encoder's config cannot be used: {quote(error)}") from error
+        try:
+            self.tokenizer = Tokenizer.from_file(str(tokenizer))
+        except Exception as error:  # it raises nothing narrower
+            raise ValueError(f"{quote(str(tokenizer))} cannot be read as a tokenizer: {quote(error)}") from error
         self.tokenizer.no_truncation()  # so that a cut can be warned of
         self.model = fill_module(make, settings, weights, "text encoder")
         self.device = next(iter(weights.values())).device

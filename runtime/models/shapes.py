@@ -122,9 +122,13 @@ class ShapesTransformer(nn.Module):
         text = self.text2(self.text1(pooled, "silu"))
         return norm_silu(time + text.index_select(0, pack.row_segment), norm="none")
 
+    def tables(self, condition: Tensor) -> list[Tensor]:
+        """[R, D] each: of every block shift, scale, gate twice, for attention and MLP; the head's shift and scale."""
+        return list(self.modulation(condition).split(self.width, 1))
+
     def forward(self, x_TC: Tensor, pack: Pack) -> Tensor:
         """Tokens of the pack [T, C] -> their velocities [T, C]."""
-        tables = list(self.modulation(self.condition(pack)).split(self.width, 1))
+        tables = self.tables(self.condition(pack))
         sigma_R1 = pack.timestep[:, None] / 1000
         spread = sigma_R1 * sigma_R1 + (1 - sigma_R1) * (1 - sigma_R1)
         gain, skip, zero = (
