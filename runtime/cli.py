@@ -20,6 +20,12 @@ from typer.core import TyperGroup
 
 GROUP = "packdit.commands"
 
+_IMAGE_HELP = "A picture to show at this frame: 0 if none is named, @last or @-1 is the last. Repeatable."
+_OUT_HELP = (
+    "Output: .mp4, .gif, .webp or .png. For several prompts FILE-1, FILE-2 ... By default a new file named after the "
+    "prompt."
+)
+
 
 class Failure(Exception):
     """Something outside of the program failed, such as a disk that is full. The message is one sentence."""
@@ -95,45 +101,22 @@ def packdit(
 
 
 def generate(
-    prompts: Annotated[
-        list[str], typer.Argument(metavar="PROMPT", help="What to show. Several prompts are made together.")
-    ],
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to show; several are made together.")],
     model: Annotated[str, typer.Option(help="A model that ships, or the directory of a bundle.")] = "shapes",
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Width and height in pixels.")] = None,
     frames: Annotated[int | None, typer.Option(help="Number of frames; 1 makes an image.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Duration instead of frames: the nearest possible one.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="How closely to follow the prompt; 1 is off, and fast.")
-    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1 is off.")] = None,
     negative: Annotated[str, typer.Option(metavar="TEXT", help="What not to show.")] = "",
-    seed: Annotated[
-        int, typer.Option(help="Seed of the noise; the prompts after the first take seed+1, seed+2 ...")
-    ] = 0,
-    sampler: Annotated[
-        str | None, typer.Option(help="The method of the steps: euler, heun, dpmpp_2m or unipc.")
-    ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE[@FRAME]",
-            help="A picture to show at this frame (0 if none is named; @last or @-1 is the last). Repeatable.",
-        ),
-    ] = None,
-    video: Annotated[str | None, typer.Option(metavar="FILE", help="A video to begin with, frame by frame.")] = None,
-    strength: Annotated[
-        float | None, typer.Option(help="How closely to keep --image and --video: 1 as they are, 0 not at all.")
-    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first prompt; the next ones take seed+1, seed+2 ...")] = 0,
+    sampler: Annotated[str | None, typer.Option(help="euler, heun, dpmpp_2m or unipc.")] = None,
+    image: Annotated[list[str] | None, typer.Option(metavar="FILE[@FRAME]", help=_IMAGE_HELP)] = None,
+    video: Annotated[str | None, typer.Option(metavar="FILE", help="A video whose first frames to begin with.")] = None,
+    strength: Annotated[float | None, typer.Option(help="How closely to keep --image and --video, 0 to 1.")] = None,
     backend: Annotated[str, typer.Option(help="The kernels: auto, reference or cpu.")] = "auto",
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Output: .mp4, .gif, .webp or .png. For several prompts FILE-1, FILE-2 ... "
-            "By default a new file named after the prompt.",
-        ),
-    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help=_OUT_HELP)] = None,
 ) -> None:
     """Make a video or an image of each prompt."""
     given = locals()

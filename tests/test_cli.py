@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -65,6 +66,12 @@ def test_help_lists_the_commands_of_all_folders() -> None:
     for name in ("export", "generate", "info"):
         assert f"\n  {name}  " in result.stdout
         assert call(name, "--help").exit_code == 0
+
+
+def test_help_names_every_sampler_and_backend() -> None:
+    text = call("generate", "--help").stdout
+    for name in (*SAMPLERS, *BACKENDS):
+        assert re.search(rf"\b{name}\b", text), name
 
 
 def test_version() -> None:
