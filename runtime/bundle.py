@@ -45,7 +45,7 @@ def find(model: str | Path) -> Path:
     if str(model) in shipped():
         return SHIPPED / str(model)
     folder = Path(model)
-    if not os.path.isfile(folder / "bundle.json"):  # unlike Path.is_file no error for names that cannot be
+    if not os.path.isfile(folder / "bundle.json"):  # Path.is_file raises for names that cannot be
         names = ", ".join(shipped()) or "none"
         raise ValueError(f"no bundle at {quote(str(model))}: give a directory with a bundle.json, or one of: {names}")
     return folder
@@ -168,7 +168,7 @@ def _check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
     path, where = folder / name, quote(str(folder))
     if not _is_inside(folder, name):
         raise ValueError(f"the bundle {where} names a file outside of itself: {quote(name)}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"the bundle {where} lacks its file {quote(name)}; copy or export it again")
     if path.stat().st_size != entry["bytes"]:
         raise ValueError(
