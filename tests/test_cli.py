@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-typer = pytest.importorskip("typer")
-from typer.testing import CliRunner  # noqa: E402
+pytest.importorskip("typer")
+from typer.testing import CliRunner
 
-from packdit.runtime.cli import Failure, app  # noqa: E402
+from packdit.kernels.backend import BACKENDS
+from packdit.runtime.cli import Failure, app
+from packdit.runtime.sampler import SAMPLERS
 
 # Calls the command line several times in a fresh interpreter; prints exit codes and the heavy modules that were loaded.
 FRESH = """
