@@ -25,7 +25,7 @@ void modulate(const Rows& x, const Modulation& m, const RowIndex& index, int64_t
               int threads) {
     require_index("modulate: row", index.row, tokens, 0, index.table_rows);
     const Kernels& k = kernels();
-    parallel_ranges(threads, tokens * width * 16, tokens, [&](int64_t first, int64_t last) {
+    parallel_ranges(threads, tokens * width * 64, tokens, [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t) {
             const int64_t row = index.row[t];
             k.modulate(x.data + t * x.stride, m.shift.data + row * m.shift.stride, m.scale.data + row * m.scale.stride,
@@ -38,7 +38,7 @@ void gated_residual(const Rows& x, const Rows& y, const Rows& gate, const Modula
                     int64_t tokens, int64_t width, float* total, float* modulated, int threads) {
     require_index("gated_residual: row", index.row, tokens, 0, index.table_rows);
     const Kernels& k = kernels();
-    parallel_ranges(threads, tokens * width * 16, tokens, [&](int64_t first, int64_t last) {
+    parallel_ranges(threads, tokens * width * 64, tokens, [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t) {
             const int64_t row = index.row[t];
             float* sum = total + t * width;
@@ -53,7 +53,7 @@ void gated_residual(const Rows& x, const Rows& y, const Rows& gate, const Modula
 void norm_rope(const NormRope& token, int64_t x_stride, int64_t tokens, int threads) {
     const Kernels& k = kernels();
     const int64_t width = token.num_heads * token.head_dim;
-    parallel_ranges(threads, tokens * width * 32, tokens, [&](int64_t first, int64_t last) {
+    parallel_ranges(threads, tokens * width * 128, tokens, [&](int64_t first, int64_t last) {
         const Buffer scratch(width + 3 * token.head_dim);
         NormRope t = token;
         t.scratch = scratch.data();
@@ -70,7 +70,7 @@ void norm_rope(const NormRope& token, int64_t x_stride, int64_t tokens, int thre
 void norm_silu(const float* x, const float* weight, int64_t rows, int64_t width, Norm norm, bool silu, float eps,
                float* out, int threads) {
     const Kernels& k = kernels();
-    parallel_ranges(threads, rows * width * 32, rows, [&](int64_t first, int64_t last) {
+    parallel_ranges(threads, rows * width * 128, rows, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             k.norm_silu(x + i * width, weight, width, norm, silu, eps, out + i * width);
         }
@@ -82,7 +82,7 @@ void guided_step(const GuidedStep& s, int threads) {
     require_index("guided_step: uncond", s.uncond, s.tokens, -1, s.out_rows);
     require_index("guided_step: row", s.row.row, s.tokens, 0, s.row.table_rows);
     const Kernels& k = kernels();
-    parallel_ranges(threads, s.tokens * s.channels * s.slots * 16, s.tokens, [&](int64_t first, int64_t last) {
+    parallel_ranges(threads, s.tokens * s.channels * s.slots * 64, s.tokens, [&](int64_t first, int64_t last) {
         const Buffer next(s.slots * 16);
         for (int64_t t = first; t < last; ++t) {
             const int64_t row = s.row.row[t];

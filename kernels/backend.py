@@ -60,8 +60,7 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> str:
     within = None if torch.compiler.is_compiling() else _default.get()  # torch.compile cannot trace a ContextVar
     asked = backend or within or os.environ.get("PACKDIT_BACKEND") or "auto"
     if asked == "auto":
-        wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-        return "reference" if wants_gradient or _why_not_cpu(tensors) else "cpu"
+        return "reference" if _why_not_cpu(tensors) else "cpu"
     if asked not in BACKENDS:
         raise ValueError(f"{op}: backend is {asked!r}; allowed: auto, {', '.join(BACKENDS)}")
     reason = _why_not_cpu(tensors) if asked == "cpu" else ""
@@ -77,4 +76,6 @@ def _why_not_cpu(tensors: tuple[Tensor, ...]) -> str:
     for x in tensors:
         if x.device.type != "cpu" or x.dtype != torch.float32:
             return f"it takes float32 on cpu, got {str(x.dtype).removeprefix('torch.')} on {x.device}"
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        return "it computes no gradients, which a tensor here requires"
     return ""

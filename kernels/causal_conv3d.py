@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import choose, native
+from .op import custom_op
 from .tensors import accurate, address, check_tensor
 
 Triple = tuple[int, int, int]
@@ -35,7 +36,10 @@ def carried(past: Tensor | None, x: Tensor, kt: int, st: int) -> Tensor:
 
     past [P, ...] as given to this chunk's call (None: the clip's start), x [T, ...] the chunk, kt and st the kernel's
     size and stride in time. They are the last kt - st frames when the chunk ends a window, as chunks of st frames do.
+    ValueError where windows skip frames, st > kt.
     """
+    if st > kt:
+        raise ValueError(f"carried: stride is {st}; allowed: at most the kernel's {kt} frames")
     before = x.new_zeros(kt - 1, *x.shape[1:]) if past is None else past
     total = before.shape[0] + x.shape[0]
     first = st * max((total - kt) // st + 1, 0)
@@ -60,7 +64,7 @@ def output_size(x: Tensor, weight: Tensor, past: Tensor | None, stride: Triple, 
     return t, h, w
 
 
-@torch.library.custom_op("packdit::causal_conv3d", mutates_args=(), device_types="cpu")
+@custom_op("causal_conv3d")
 def _causal_conv3d(
     x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, stride: list[int], padding: list[int]
 ) -> Tensor:
@@ -80,7 +84,7 @@ def _causal_conv3d(
     return out
 
 
-@_causal_conv3d.register_fake
+@torch.library.register_fake("packdit::causal_conv3d")
 def _(
     x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, stride: list[int], padding: list[int]
 ) -> Tensor:

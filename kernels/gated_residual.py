@@ -11,6 +11,7 @@ from torch import Tensor
 from .backend import choose, native
 from .modulate import check_table, modulate_reference
 from .norm import NORMS
+from .op import custom_op
 from .tensors import accurate, address, check_choice, check_tensor, dense_rows, rows
 
 
@@ -19,7 +20,7 @@ def gated_residual_reference(x: Tensor, y: Tensor, gate: Tensor, row: Tensor) ->
     return (accurate(x) + accurate(gate)[row.long()] * accurate(y)).to(x.dtype)
 
 
-@torch.library.custom_op("packdit::gated_residual", mutates_args=(), device_types="cpu")
+@custom_op("gated_residual")
 def _gated_residual(
     x: Tensor,
     y: Tensor,
@@ -45,7 +46,7 @@ def _gated_residual(
     return outs
 
 
-@_gated_residual.register_fake
+@torch.library.register_fake("packdit::gated_residual")
 def _(
     x: Tensor,
     y: Tensor,

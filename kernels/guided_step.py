@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .backend import choose, native
+from .op import custom_op
 from .tensors import FLOATS, INT32, accurate, address, check_tensor, dense_rows, rows
 
 
@@ -26,7 +27,7 @@ def guided_step_reference(
     return torch.where(coefficients == 0, 0, coefficients * operands).sum(1)
 
 
-@torch.library.custom_op("packdit::guided_step", mutates_args=("state",), device_types="cpu")
+@custom_op("guided_step", mutates_args=("state",))
 def _guided_step(
     state: Tensor, out: Tensor, cond: Tensor, uncond: Tensor, guidance: Tensor, table: Tensor, row: Tensor
 ) -> None:
@@ -43,7 +44,7 @@ def _guided_step(
         state.copy_(target)
 
 
-@_guided_step.register_fake
+@torch.library.register_fake("packdit::guided_step")
 def _(state: Tensor, out: Tensor, cond: Tensor, uncond: Tensor, guidance: Tensor, table: Tensor, row: Tensor) -> None:
     return None
 

@@ -3,11 +3,14 @@
 Activations: gelu x Φ(x) and its tanh form (arXiv 1606.08415), silu x / (1 + exp(-x)) (arXiv 1702.03118).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import choose, native
+from .op import custom_op
 from .tensors import accurate, address, check_choice, check_tensor, dense_rows, rows
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of enum Activation in csrc/kernels.h
@@ -28,11 +31,11 @@ def linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None, activation:
     return activate(product, activation).to(x.dtype)
 
 
-@torch.library.custom_op("packdit::linear", mutates_args=(), device_types="cpu")
+@custom_op("linear")
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     num_columns, depth = weight.shape
     depth_major = weight.t().is_contiguous()
-    matrix = dense_rows(x.reshape(-1, depth))
+    matrix = dense_rows(x.reshape(math.prod(x.shape[:-1]), depth))
     dense = weight.t() if depth_major else weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     packed = (address(dense), num_columns, depth_major, address(bias))
@@ -42,7 +45,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | No
     return out
 
 
-@_linear.register_fake
+@torch.library.register_fake("packdit::linear")
 def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 

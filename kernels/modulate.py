@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .backend import choose, native
 from .norm import NORMS, normalize
+from .op import custom_op
 from .tensors import INT32, accurate, address, check_choice, check_tensor, dense_rows, rows
 
 
@@ -29,7 +30,7 @@ def check_table(op: str, x: Tensor, row: Tensor, **tables: Tensor) -> None:
         check_tensor(f"{op}: {name}", table, (num_rows, x.shape[1]), device=x.device)
 
 
-@torch.library.custom_op("packdit::modulate", mutates_args=(), device_types="cpu")
+@custom_op("modulate")
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor, row: Tensor, norm: str, eps: float) -> Tensor:
     x, shift, scale, row = dense_rows(x), dense_rows(shift), dense_rows(scale), row.contiguous()
     out = x.new_empty(x.shape)
@@ -39,7 +40,7 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor, row: Tensor, norm: str, e
     return out
 
 
-@_modulate.register_fake
+@torch.library.register_fake("packdit::modulate")
 def _(x: Tensor, shift: Tensor, scale: Tensor, row: Tensor, norm: str, eps: float) -> Tensor:
     return x.new_empty(x.shape)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from .backend import choose, native
 from .norm import NORMS as ALL_NORMS
 from .norm import normalize
+from .op import custom_op
 from .tensors import accurate, address, check_choice, check_tensor
 
 NORMS = ("rms", "none")
@@ -24,7 +25,7 @@ def norm_silu_reference(x: Tensor, weight: Tensor | None, norm: str, activation:
     return (F.silu(wide) if activation else wide).to(x.dtype)
 
 
-@torch.library.custom_op("packdit::norm_silu", mutates_args=(), device_types="cpu")
+@custom_op("norm_silu")
 def _norm_silu(x: Tensor, weight: Tensor | None, norm: str, activation: bool, eps: float) -> Tensor:
     x, width = x.contiguous(), x.shape[-1]
     weight = None if weight is None else weight.contiguous()
@@ -36,7 +37,7 @@ def _norm_silu(x: Tensor, weight: Tensor | None, norm: str, activation: bool, ep
     return out
 
 
-@_norm_silu.register_fake
+@torch.library.register_fake("packdit::norm_silu")
 def _(x: Tensor, weight: Tensor | None, norm: str, activation: bool, eps: float) -> Tensor:
     return x.new_empty(x.shape)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .op import custom_op
 from .tensors import check_tensor
 
 Grid = tuple[int, int, int]
@@ -46,23 +47,23 @@ def _triples(flat: list[int]) -> list[Grid]:
     return list(zip(flat[0::3], flat[1::3], flat[2::3], strict=True))
 
 
-@torch.library.custom_op("packdit::patchify", mutates_args=())
+@custom_op("patchify", device_types="default")
 def _patchify(latents: list[Tensor], patch: list[int]) -> Tensor:
     return patchify_reference(latents, _triples(patch)[0])
 
 
-@_patchify.register_fake
+@torch.library.register_fake("packdit::patchify")
 def _(latents: list[Tensor], patch: list[int]) -> Tensor:
     num_tokens = sum(x[0].numel() // math.prod(patch) for x in latents)
     return latents[0].new_empty(num_tokens, latents[0].shape[0] * math.prod(patch))
 
 
-@torch.library.custom_op("packdit::unpatchify", mutates_args=())
+@custom_op("unpatchify", device_types="default")
 def _unpatchify(tokens: Tensor, grids: list[int], patch: list[int]) -> list[Tensor]:
     return unpatchify_reference(tokens, _triples(grids), _triples(patch)[0])
 
 
-@_unpatchify.register_fake
+@torch.library.register_fake("packdit::unpatchify")
 def _(tokens: Tensor, grids: list[int], patch: list[int]) -> list[Tensor]:
     channels = tokens.shape[1] // math.prod(patch)
     return [tokens.new_empty(channels, *grid) for grid in _triples(grids)]
@@ -86,8 +87,8 @@ def _unpatchify_backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor, None, N
 
 
 # Each is the other's inverse and transpose.
-_patchify.register_autograd(_patchify_backward, setup_context=_save_grids)
-_unpatchify.register_autograd(_unpatchify_backward, setup_context=_save_patch)
+torch.library.register_autograd("packdit::patchify", _patchify_backward, setup_context=_save_grids)
+torch.library.register_autograd("packdit::unpatchify", _unpatchify_backward, setup_context=_save_patch)
 
 
 def check_grid(name: str, grid: Sequence[int], patch: Grid) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .backend import choose, native
 from .norm import NORMS, normalize
+from .op import custom_op
 from .tensors import accurate, address, check_choice, check_tensor, dense_rows, heads
 
 LAYOUTS = ("interleaved", "half")
@@ -48,7 +49,7 @@ def norm_rope_reference(
     return rotate(wide.view(x.shape), cos.to(wide.dtype), sin.to(wide.dtype), layout).to(x.dtype)
 
 
-@torch.library.custom_op("packdit::qk_norm_rope", mutates_args=(), device_types="cpu")
+@custom_op("qk_norm_rope")
 def _qk_norm_rope(
     q: Tensor,
     k: Tensor,
@@ -75,7 +76,7 @@ def _qk_norm_rope(
     return outs[0], outs[1]
 
 
-@_qk_norm_rope.register_fake
+@torch.library.register_fake("packdit::qk_norm_rope")
 def _(
     q: Tensor,
     k: Tensor,

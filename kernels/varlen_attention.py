@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .backend import choose, native
+from .op import custom_op
 from .tensors import INT32, accurate, address, check_offsets, check_tensor, dense_rows, heads, readable
 
 MAX_HEAD_DIM = 256
@@ -72,7 +73,7 @@ def _segments(num_tokens: int, offsets: Tensor) -> tuple[Tensor, Tensor]:
     return segment, offsets[segment + 1] - token
 
 
-@torch.library.custom_op("packdit::varlen_attention", mutates_args=(), device_types="cpu")
+@custom_op("varlen_attention")
 def _varlen_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, scale: float
 ) -> Tensor:
@@ -86,7 +87,7 @@ def _varlen_attention(
     return out
 
 
-@_varlen_attention.register_fake
+@torch.library.register_fake("packdit::varlen_attention")
 def _(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, scale: float
 ) -> Tensor:
