@@ -5,10 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .engine import Engine as Engine
+    from .job import Cancelled as Cancelled
+    from .load import load_transformer as load_transformer
+    from .load import load_vae as load_vae
     from .request import Condition as Condition
     from .request import Request as Request
 
-_FILE_OF = {"Condition": "request", "Engine": "engine", "Request": "request"}
+_FILE_OF = {
+    "Cancelled": "job",
+    "Condition": "request",
+    "Engine": "engine",
+    "Request": "request",
+    "load_transformer": "load",
+    "load_vae": "load",
+}
 
 
 def __getattr__(name: str) -> Any:
