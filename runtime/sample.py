@@ -57,8 +57,12 @@ class Sample:
 
 
 def start_noise(seed: int, channels: int, grid: Grid) -> Tensor:
-    """Noise [channels, t, h, w] of a seed, float32: drawn on the CPU, so the same on every device and backend."""
-    return torch.randn(channels, *grid, generator=torch.Generator().manual_seed(seed))
+    """Noise [channels, t, h, w] of a seed, float32, the same on every device and backend.
+
+    Drawn on the CPU, and in float64: PyTorch's float32 noise has other bits where the CPU has no AVX2.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(channels, *grid, dtype=torch.float64, generator=generator).float()
 
 
 def encode_condition(condition: Condition, request: CompleteRequest, vae: StreamingVAE) -> tuple[int, Tensor]:

@@ -96,3 +96,24 @@ def bundle_dir(pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from packdit.export import convert
 
     return convert(pipeline_dir, tmp_path_factory.mktemp("bundle") / "small").folder
+
+
+@pytest.fixture(scope="session")
+def runtime(bundle_dir: Path) -> SimpleNamespace:
+    """The models of `bundle_dir`, `transformer` and `vae`; its `limits`; and `sample(arrival=0, **fields)`, which makes
+    a sample of a request with these fields and random texts."""
+    import torch
+
+    from packdit.runtime import Request, load_transformer, load_vae
+    from packdit.runtime.bundle import Bundle
+    from packdit.runtime.sample import Sample, make_sample
+
+    transformer, vae, limits = load_transformer(bundle_dir), load_vae(bundle_dir), Bundle.open(bundle_dir).limits
+
+    def sample(arrival: int = 0, **fields: Any) -> Sample:
+        request = limits.complete(Request(**fields))
+        generator = torch.Generator().manual_seed(arrival)
+        texts = [torch.randn(2 + arrival + i, 24, generator=generator) for i in range(1 + (request.guidance != 1))]
+        return make_sample(request, texts, transformer, vae, limits.shift, arrival)
+
+    return SimpleNamespace(transformer=transformer, vae=vae, limits=limits, sample=sample)
