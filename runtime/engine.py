@@ -188,7 +188,7 @@ class Engine:
         try:
             return self.step(self._running)
         except Exception as error:
-            _LOG.warning("a packed step failed, its samples run one by one: %s", error)
+            _LOG.warning("a packed step failed, its samples run one by one: %s", str(error))
         for sample in list(self._running):
             try:
                 self.step([sample])

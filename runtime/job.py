@@ -13,8 +13,6 @@ import numpy as np
 from .request import CompleteRequest
 from .video import Video
 
-PHASES = ("text", "steps", "decode", "done")
-
 
 class Cancelled(Exception):
     """Raised by `Job.result` and `Job.frames` when the job was cancelled."""

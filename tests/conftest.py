@@ -7,7 +7,8 @@ order-dependent sum from the tests of bit-equality. So the allocating functions 
 
 import functools
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,3 +118,58 @@ def runtime(bundle_dir: Path) -> SimpleNamespace:
         return make_sample(request, texts, transformer, vae, limits.shift, arrival)
 
     return SimpleNamespace(transformer=transformer, vae=vae, limits=limits, sample=sample)
+
+
+@pytest.fixture(scope="session")
+def new_engine(bundle_dir: Path) -> Callable[..., Any]:
+    """Makes an engine around models that are loaded once; takes the options of `Engine` that are no models."""
+    from packdit.runtime import Engine
+
+    loaded = Engine.load(bundle_dir)
+    models = {name: getattr(loaded, name) for name in ("limits", "transformer", "vae", "text")}
+    return functools.partial(Engine, **models)
+
+
+@pytest.fixture
+def engine(new_engine: Callable[..., Any]) -> Iterator[Any]:
+    with new_engine() as engine:
+        yield engine
+
+
+class Gate:
+    """Lets calls of a function through one by one, or, once open, all of them."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.arrived, self.passes = function, threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.arrived.release()
+        assert self.passes.acquire(timeout=60)
+        return self.function(*arguments)
+
+    def wait(self) -> None:
+        assert self.arrived.acquire(timeout=60)
+
+    def let_pass(self, count: int = 1) -> None:
+        self.passes.release(count)
+
+    def open(self) -> None:
+        self.passes.release(10**6)
+
+
+@pytest.fixture
+def gate(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Before every pass of the transformer."""
+    gate = Gate(engine.transformer.run)
+    monkeypatch.setattr(engine.transformer, "run", gate)
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def decode_gate(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Before every chunk that the VAE decodes."""
+    gate = Gate(engine.vae.model.decoder.forward)
+    monkeypatch.setattr(engine.vae.model.decoder, "forward", gate)
+    yield gate
+    gate.open()
