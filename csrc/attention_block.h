@@ -1,27 +1,26 @@
 // Attention of one query block, in the manner of FlashAttention (arXiv 2205.14135): keys in blocks of kKeys from the
-// segment's first, with a running maximum and sum a query. A query's arithmetic depends on its own segment's keys only:
-// key blocks are the same for all queries, and keys beyond a causal query's limit never enter its sums.
+// segment's first, with a running maximum and sum a query. Queries are the lanes of vectors: scores, weights and sums
+// lie as [key or dimension][query]. A query's arithmetic depends on its own segment's keys only: key blocks are the
+// same for all queries, and keys beyond a causal query's limit never enter its sums.
 #pragma once
 
 namespace packdit {
 namespace {
 
-constexpr int kKeys = 128;
-constexpr int kDotDepth = 64;  // chains of fused multiply-adds in a score; their sums are added in order
-constexpr int kTiles = 8;      // tiles of kBlockRows queries that share the packing of keys and values
-constexpr int kQueries = kTiles * kBlockRows;
+constexpr int kKeys = 112;     // in a block: a multiple of 14 (tile rows of AVX-512) and of 16 (lanes)
+constexpr int kQueries = 128;  // that share the packing of keys and values
+constexpr int kDotDepth = 64;  // of one chain of fused multiply-adds in a score; the chains are added in order
 constexpr float kInfinity = __builtin_inff();
 
 inline int64_t padded(int64_t dim) { return (dim + 15) / 16 * 16; }
 
 struct Scratch {
-    float* queries;   // [tile][head_dim][kPack]
-    float* keys;      // [panel][head_dim][kPanel]
+    float* queries;   // [panel][head_dim][kPanel]
+    float* keys;      // [head_dim][kKeys]
     float* values;    // [kKeys][padded]
-    float* scores;    // [kBlockRows][kKeys]
-    float* weights;   // [kKeys][kPack]
-    float* weighted;  // [kBlockRows][padded]: the weighted sums of one key block's values
-    float* sums;      // [kQueries][padded]: the weighted sums of all values so far
+    float* weights;   // [kKeys][kPanel]: scores, then their exponentials
+    float* weighted;  // [padded][kPanel]: the weighted sums of one key block's values
+    float* sums;      // [panel][padded][kPanel]: the weighted sums of all values so far
     float* maxima;    // [kQueries]
     float* totals;    // [kQueries]: the sums of weights
 };
@@ -29,15 +28,14 @@ struct Scratch {
 // Calls place(member, floats) for every part of the scratch memory.
 template <typename Place>
 inline void lay_out(Scratch& s, int64_t dim, Place place) {
-    place(s.queries, kTiles * dim * kPack);
+    place(s.queries, kQueries * dim);
     place(s.keys, kKeys * dim);
     place(s.values, kKeys * padded(dim));
-    place(s.scores, kBlockRows * kKeys);
-    place(s.weights, kKeys * kPack);
-    place(s.weighted, kBlockRows * padded(dim));
+    place(s.weights, kKeys * kPanel);
+    place(s.weighted, padded(dim) * kPanel);
     place(s.sums, kQueries * padded(dim));
-    place(s.maxima, padded(kQueries));
-    place(s.totals, padded(kQueries));
+    place(s.maxima, kQueries);
+    place(s.totals, kQueries);
 }
 
 int64_t attention_scratch(int64_t head_dim) {
@@ -53,151 +51,187 @@ inline int64_t visible_keys(const AttentionBlock& b, int64_t query) {
     return limit > 0 ? limit : 0;
 }
 
-inline void pack_keys(const AttentionBlock& b, int64_t first_key, int64_t count, float* out) {
-    const float* rows[16];
-    for (int64_t j = 0; j < count; j += 16) {
-        const int lanes = static_cast<int>(count - j < 16 ? count - j : 16);
-        for (int i = 0; i < lanes; ++i) rows[i] = b.k + (first_key + j + i) * b.k_stride;
-        pack_transposed(rows, lanes, b.head_dim, out + j / kPanel * kPanel * b.head_dim + j % kPanel, kPanel);
+// out[d * stride + i] = x[i * x_stride + d] for the rows i, and 0 up to a multiple of sixteen of them.
+inline void pack_heads(const float* x, int64_t x_stride, int64_t rows, int64_t dim, float* out, int64_t stride) {
+    const float* sources[16];
+    for (int64_t i = 0; i < rows; i += 16) {
+        const int count = static_cast<int>(rows - i < 16 ? rows - i : 16);
+        for (int r = 0; r < count; ++r) sources[r] = x + (i + r) * x_stride;
+        pack_transposed(sources, count, dim, out + i, stride);
     }
 }
 
-inline void pack_queries(const AttentionBlock& b, float* out) {
-    const float* rows[kBlockRows];
-    for (int64_t i = 0; i < b.num_queries; i += kBlockRows) {
-        const int count = static_cast<int>(b.num_queries - i < kBlockRows ? b.num_queries - i : kBlockRows);
-        for (int r = 0; r < count; ++r) rows[r] = b.q + (i + r) * b.q_stride;
-        pack_transposed(rows, count, b.head_dim, out + i / kBlockRows * b.head_dim * kPack, kPack);
-    }
-}
-
-// Turns a query's scores of one key block into weights, in place, and brings its running maximum and sum up to date.
-// Returns the factor for what it has summed so far.
-inline float soften(float* scores, int64_t count, float scale, float& maximum_so_far, float& total) {
-    F16 largest = set(-kInfinity);
-    for (int64_t j = 0; j < count; j += 16) {
-        const F16 s = select_first(count - j < 16 ? count - j : 16, load(scores + j) * set(scale), set(-kInfinity));
-        store(scores + j, s);
-        largest = max(largest, s);
-    }
-    const float block_maximum = maximum(largest);
-    const float before = maximum_so_far;
-    maximum_so_far = before > block_maximum ? before : block_maximum;
-    // While every score is -inf the weights are 0, not exp(-inf + inf).
-    const float base = maximum_so_far == -kInfinity ? 0.0f : maximum_so_far;
-    F16 sums = set(0.0f);
-    for (int64_t j = 0; j < count; j += 16) {
-        const F16 weight = exp(load(scores + j) - set(base));
-        store(scores + j, weight);
-        sums = sums + weight;
-    }
-    float factor[16];
-    store(factor, exp(set(before - base)));
-    total = __builtin_fmaf(total, factor[0], sum(sums));
-    return factor[0];
-}
-
-// How many keys of the block each query of a tile sees.
-struct Seen {
-    int64_t keys[kBlockRows];
+// Up to kPanel queries of the block, from `first` on, and how many keys of a key block they see.
+struct Panel {
+    int64_t first;
+    int rows, vectors;
     int64_t fewest, most;
+    float limits[kPanel];  // of each query; as floats, for comparison by lane
 
-    Seen(const AttentionBlock& b, int64_t first_query, int rows, int64_t first_key, int64_t num_keys)
-        : fewest(num_keys), most(0) {
-        for (int r = 0; r < rows; ++r) {
-            const int64_t limit = visible_keys(b, first_query + r) - first_key;
-            keys[r] = limit < 0 ? 0 : limit < num_keys ? limit : num_keys;
-            fewest = keys[r] < fewest ? keys[r] : fewest;
-            most = keys[r] > most ? keys[r] : most;
+    Panel(const AttentionBlock& b, int64_t first_query, int64_t first_key, int64_t num_keys)
+        : first(first_query), fewest(num_keys), most(0) {
+        const int64_t left = b.num_queries - first_query;
+        rows = static_cast<int>(left < kPanel ? left : kPanel);
+        vectors = (rows + 15) / 16;
+        for (int r = 0; r < kPanel; ++r) {
+            const int64_t query = b.first_query + first_query + (r < rows ? r : rows - 1);
+            const int64_t limit = visible_keys(b, query) - first_key;
+            const int64_t seen = limit < 0 ? 0 : limit < num_keys ? limit : num_keys;
+            limits[r] = static_cast<float>(seen);
+            fewest = seen < fewest ? seen : fewest;
+            most = seen > most ? seen : most;
         }
     }
 };
 
-inline void score(const Scratch& s, const float* queries, int rows, int64_t num_keys, int64_t dim) {
-    for (int64_t j = 0; j < num_keys; j += kPanel) {
-        for (int64_t d = 0; d < dim; d += kDotDepth) {
-            multiply(dim - d < kDotDepth ? dim - d : kDotDepth, queries + d * kPack, s.keys + j * dim + d * kPanel,
-                     kPanel, s.scores + j, kKeys, rows, kPanel, d == 0 ? Sum::kReplace : Sum::kAdd);
+inline void score(const Scratch& s, const Panel& p, int64_t dim) {
+    for (int64_t d = 0; d < dim; d += kDotDepth) {
+        Product scores;
+        scores.depth = dim - d < kDotDepth ? dim - d : kDotDepth;
+        scores.a = s.keys + d * kKeys;
+        scores.a_stride = kKeys;
+        scores.b = s.queries + p.first * dim + d * kPanel;
+        scores.b_stride = kPanel;
+        scores.c = s.weights;
+        scores.c_stride = kPanel;
+        scores.rows = static_cast<int>(p.most);
+        scores.columns = 16 * p.vectors;
+        scores.add = d > 0;
+        multiply(scores);
+    }
+}
+
+// Turns the scores of sixteen queries into weights, in place, and brings their running maxima and totals up to date.
+// Returns the factors for what they have summed so far.
+inline F16 soften(float* scores, const Panel& p, F16 limits, float scale, float* maxima, float* totals) {
+    F16 largest[4] = {set(-kInfinity), set(-kInfinity), set(-kInfinity), set(-kInfinity)};
+    by_fours(p.most, [&](int64_t key, int j) {
+        float* at = scores + key * kPanel;
+        F16 value = load(at) * set(scale);
+        if (key >= p.fewest) value = select_less(set(static_cast<float>(key)), limits, value, set(-kInfinity));
+        store(at, value);
+        largest[j] = max(largest[j], value);
+    });
+    const F16 before = load(maxima);
+    const F16 now = max(before, max(max(largest[0], largest[1]), max(largest[2], largest[3])));
+    store(maxima, now);
+    // While every score is -inf the weights are 0, not exp(-inf + inf).
+    const F16 base = select_less(now, set(-3.4028235e38f), set(0.0f), now);
+    F16 sums[4] = {set(0.0f), set(0.0f), set(0.0f), set(0.0f)};
+    by_fours(p.most, [&](int64_t key, int j) {
+        float* at = scores + key * kPanel;
+        const F16 weight = exp(load(at) - base);
+        store(at, weight);
+        sums[j] = sums[j] + weight;
+    });
+    const F16 factor = exp(before - base);
+    store(totals, fma(load(totals), factor, (sums[0] + sums[1]) + (sums[2] + sums[3])));
+    return factor;
+}
+
+// Goes on with the chains of four dimensions over the keys that only some of the queries see.
+inline void weigh_ragged(const Scratch& s, const Panel& p, int64_t width, int64_t first_dim, int64_t lane) {
+    const F16 limits = load(p.limits + lane);
+    float* weighted = s.weighted + first_dim * kPanel + lane;
+    F16 acc[4] = {load(weighted), load(weighted + kPanel), load(weighted + 2 * kPanel), load(weighted + 3 * kPanel)};
+    for (int64_t key = p.fewest; key < p.most; ++key) {
+        const float* values = s.values + key * width + first_dim;
+        const F16 weight = load(s.weights + key * kPanel + lane);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            const F16 next = fma(set(values[i]), weight, acc[i]);
+            acc[i] = select_less(set(static_cast<float>(key)), limits, next, acc[i]);
+        }
+    }
+    for (int i = 0; i < 4; ++i) store(weighted + i * kPanel, acc[i]);
+}
+
+// The weighted sums of the block's values.
+inline void weigh(const Scratch& s, const Panel& p, int64_t dim) {
+    const int64_t width = padded(dim);
+    Product product;
+    product.depth = p.fewest;
+    product.a = s.values;
+    product.a_stride = width;
+    product.b = s.weights;
+    product.b_stride = kPanel;
+    product.c = s.weighted;
+    product.c_stride = kPanel;
+    product.rows = static_cast<int>(dim);
+    product.columns = 16 * p.vectors;
+    product.add = false;
+    multiply(product);
+    if (p.fewest == p.most) return;
+    for (int64_t d = 0; d < dim; d += 4) {
+        for (int v = 0; v < p.vectors; ++v) weigh_ragged(s, p, width, d, 16 * v);
+    }
+}
+
+// One panel of queries against one packed key block.
+inline void attend_panel(const AttentionBlock& b, const Scratch& s, const Panel& p) {
+    score(s, p, b.head_dim);
+    float factors[kPanel];
+    for (int v = 0; v < p.vectors; ++v) {
+        const int64_t lane = p.first + 16 * v;
+        const F16 limits = load(p.limits + 16 * v);
+        store(factors + 16 * v, soften(s.weights + 16 * v, p, limits, b.scale, s.maxima + lane, s.totals + lane));
+    }
+    weigh(s, p, b.head_dim);
+    float* sums = s.sums + p.first * padded(b.head_dim);
+    for (int64_t d = 0; d < b.head_dim; ++d) {
+        for (int v = 0; v < p.vectors; ++v) {
+            const int64_t at = d * kPanel + 16 * v;
+            const F16 old = load(sums + at);
+            const F16 merged = fma(old, load(factors + 16 * v), load(s.weighted + at));
+            store(sums + at, select_less(set(0.0f), load(p.limits + 16 * v), merged, old));
         }
     }
 }
 
-// The weighted sum of the block's values for each query of the tile.
-inline void weigh_values(const Scratch& s, const Seen& seen, int rows, int64_t width) {
-    for (int64_t j = 0; j < width; j += kPanel) {
-        const int columns = static_cast<int>(width - j < kPanel ? width - j : kPanel);
-        multiply(seen.fewest, s.weights, s.values + j, width, s.weighted + j, width, rows, columns, Sum::kReplace);
-        // Keys that only some of the tile's queries see, query by query, go on with the same chains.
-        for (int r = 0; r < rows; ++r) {
-            if (seen.keys[r] == seen.fewest) continue;
-            multiply(seen.keys[r] - seen.fewest, s.weights + seen.fewest * kPack + r,
-                     s.values + seen.fewest * width + j, width, s.weighted + r * width + j, width, 1, columns,
-                     Sum::kContinue);
+// Sixteen queries of the block, from `first` on.
+inline void write_out(const AttentionBlock& b, const Scratch& s, int64_t first) {
+    const float* sums = s.sums + first / kPanel * kPanel * padded(b.head_dim) + first % kPanel;
+    const F16 inverse = set(1.0f) / load(s.totals + first);
+    const int64_t count = b.num_queries - first < 16 ? b.num_queries - first : 16;
+    for_vectors(b.head_dim, [&](int64_t d, auto lanes) {
+        F16 r[16];
+        for (int i = 0; i < 16; ++i) r[i] = load(sums + (d + i) * kPanel) * inverse;
+        transpose(r);
+        for (int64_t i = 0; i < count; ++i) {
+            const bool sees_a_key = visible_keys(b, b.first_query + first + i) > 0;
+            store(b.out + (first + i) * b.out_stride + d, sees_a_key ? r[i] : set(0.0f), lanes);
         }
-    }
-}
-
-// One tile of queries, from first_row of the block on, against one packed key block.
-inline void attend_tile(const AttentionBlock& b, const Scratch& s, int64_t first_row, int rows, int64_t first_key,
-                        int64_t num_keys) {
-    const int64_t dim = b.head_dim, width = padded(dim);
-    const Seen seen(b, b.first_query + first_row, rows, first_key, num_keys);
-    if (seen.most == 0) return;
-    score(s, s.queries + first_row / kBlockRows * dim * kPack, rows, seen.most, dim);
-    const float* weights[kBlockRows];
-    float factors[kBlockRows];
-    for (int r = 0; r < rows; ++r) {
-        float* scores = s.scores + r * kKeys;
-        weights[r] = scores;
-        if (seen.keys[r] == 0) continue;
-        factors[r] = soften(scores, seen.keys[r], b.scale, s.maxima[first_row + r], s.totals[first_row + r]);
-    }
-    pack_transposed(weights, rows, seen.most, s.weights, kPack);
-    weigh_values(s, seen, rows, width);
-    for (int r = 0; r < rows; ++r) {
-        if (seen.keys[r] == 0) continue;
-        float* sums = s.sums + (first_row + r) * width;
-        for (int64_t j = 0; j < width; j += 16) {
-            store(sums + j, fma(load(sums + j), set(factors[r]), load(s.weighted + r * width + j)));
-        }
-    }
-}
-
-inline void write_out(const AttentionBlock& b, const Scratch& s) {
-    for (int64_t i = 0; i < b.num_queries; ++i) {
-        const bool sees_a_key = visible_keys(b, b.first_query + i) > 0;
-        for (int64_t j = 0; j < b.head_dim; j += 16) {
-            const int64_t lanes = b.head_dim - j < 16 ? b.head_dim - j : 16;
-            const F16 sums = load(s.sums + i * padded(b.head_dim) + j);
-            store(b.out + i * b.out_stride + j, sees_a_key ? sums / set(s.totals[i]) : set(0.0f), lanes);
-        }
-    }
+    });
 }
 
 void attention(const AttentionBlock& b) {
+    const int64_t dim = b.head_dim;
     Scratch s;
     float* next = b.scratch;
-    lay_out(s, b.head_dim, [&](float*& member, int64_t floats) {
+    lay_out(s, dim, [&](float*& member, int64_t floats) {
         member = next;
         next += floats;
     });
-    pack_queries(b, s.queries);
-    for (int64_t i = 0; i < b.num_queries; ++i) {
-        s.maxima[i] = -kInfinity;
-        s.totals[i] = 0.0f;
+    for (int64_t i = 0; i < b.num_queries; i += kPanel) {
+        const int64_t rows = b.num_queries - i < kPanel ? b.num_queries - i : kPanel;
+        pack_heads(b.q + i * b.q_stride, b.q_stride, rows, dim, s.queries + i * dim, kPanel);
     }
-    for (int64_t i = 0; i < b.num_queries * padded(b.head_dim); i += 16) store(s.sums + i, set(0.0f));
+    for (int64_t i = 0; i < kQueries * padded(dim); i += 16) store(s.sums + i, set(0.0f));
+    for (int64_t i = 0; i < kQueries; i += 16) {
+        store(s.maxima + i, set(-kInfinity));
+        store(s.totals + i, set(0.0f));
+    }
     const int64_t end = visible_keys(b, b.first_query + b.num_queries - 1);
     for (int64_t first_key = 0; first_key < end; first_key += kKeys) {
         const int64_t num_keys = b.segment_keys - first_key < kKeys ? b.segment_keys - first_key : kKeys;
-        pack_keys(b, first_key, num_keys, s.keys);
-        pack_plain(b.v + first_key * b.v_stride, b.v_stride, num_keys, b.head_dim, s.values, padded(b.head_dim));
-        for (int64_t i = 0; i < b.num_queries; i += kBlockRows) {
-            const int64_t left = b.num_queries - i;
-            attend_tile(b, s, i, static_cast<int>(left < kBlockRows ? left : kBlockRows), first_key, num_keys);
+        pack_heads(b.k + first_key * b.k_stride, b.k_stride, num_keys, dim, s.keys, kKeys);
+        pack_plain(b.v + first_key * b.v_stride, b.v_stride, num_keys, dim, s.values, padded(dim));
+        for (int64_t i = 0; i < b.num_queries; i += kPanel) {
+            const Panel panel(b, i, first_key, num_keys);
+            if (panel.most > 0) attend_panel(b, s, panel);
         }
     }
-    write_out(b, s);
+    for (int64_t i = 0; i < b.num_queries; i += 16) write_out(b, s, i);
 }
 
 }  // namespace

@@ -31,9 +31,9 @@ struct Cut {
     }
 };
 
-class Product {
+class Gemm {
 public:
-    Product(const LeftOperand& left, const Weights& weights, Activation activation, float* out)
+    Gemm(const LeftOperand& left, const Weights& weights, Activation activation, float* out)
         : left_(left),
           weights_(weights),
           activation_(activation),
@@ -73,11 +73,19 @@ private:
                 float* out = out_ + row * weights_.columns + first_column;
                 for (int64_t j = 0; j < columns; j += cut_.panel) {
                     const bool direct = j < whole;
-                    const float* right = direct ? weights_.data + first_depth * weights_.columns + first_column + j
-                                                : panels + (j - whole) * depth;
-                    kernels_.multiply(depth, rows, right, direct ? weights_.columns : cut_.panel, out + j,
-                                      weights_.columns, count, static_cast<int>(std::min(cut_.panel, columns - j)),
-                                      part > 0 ? Sum::kAdd : Sum::kReplace);
+                    Product product;
+                    product.depth = depth;
+                    product.a = rows;
+                    product.a_stride = kPack;
+                    product.b = direct ? weights_.data + first_depth * weights_.columns + first_column + j
+                                       : panels + (j - whole) * depth;
+                    product.b_stride = direct ? weights_.columns : cut_.panel;
+                    product.c = out + j;
+                    product.c_stride = weights_.columns;
+                    product.rows = count;
+                    product.columns = static_cast<int>(std::min(cut_.panel, columns - j));
+                    product.add = part > 0;
+                    kernels_.multiply(product);
                 }
                 if (part == cut_.num_parts - 1) finish(out, count, first_column, columns);
             }
@@ -138,7 +146,7 @@ private:
 
 void gemm(const LeftOperand& left, const Weights& weights, Activation activation, float* out, int threads) {
     if (left.rows == 0 || weights.columns == 0) return;
-    Product(left, weights, activation, out).run(threads);
+    Gemm(left, weights, activation, out).run(threads);
 }
 
 }  // namespace packdit

@@ -14,9 +14,20 @@ enum class Norm : int { kLayer, kRms, kNone };  // in the order of NORMS in kern
 // In the order of ACTIVATIONS in kernels/linear.py.
 enum class Activation : int { kNone, kGelu, kGeluTanh, kSilu };
 
-// What a product does with the c that it finds: the chain starts from 0 and replaces it, starts from it, or starts from
-// 0 and is added to it.
-enum class Sum : int { kReplace, kContinue, kAdd };
+// c [rows, columns] from a [depth, rows] and b [depth, columns]: the sum of a[k, i] b[k, j] is one chain of fused
+// multiply-adds over ascending k, and becomes c[i, j] or is added to it. At most panel_columns columns; of b whole
+// vectors of sixteen are read.
+struct Product {
+    int64_t depth;
+    const float* a;
+    int64_t a_stride;
+    const float* b;
+    int64_t b_stride;
+    float* c;
+    int64_t c_stride;
+    int rows, columns;
+    bool add;
+};
 
 // One query block of one head of one segment. Pointers are to its first row; strides are floats between rows.
 struct AttentionBlock {
@@ -42,7 +53,7 @@ struct NormRope {
     const float *cos, *sin;  // of the token, num_angles each
     int64_t num_angles;
     bool interleaved;
-    float* scratch;  // num_heads * head_dim + 3 * head_dim floats
+    float* scratch;  // num_heads * head_dim + 2 * head_dim floats
     float* out;
 };
 
@@ -55,11 +66,7 @@ struct Kernels {
     void (*pack_transposed)(const float* const* rows, int count, int64_t width, float* out, int64_t stride);
     // out[i * stride + j] = x[i * x_stride + j] for j < columns, and 0 for the other j below stride.
     void (*pack_plain)(const float* x, int64_t x_stride, int64_t rows, int64_t columns, float* out, int64_t stride);
-    // c = a b over depth, in the way of `sum`: k ascending, one chain of fused multiply-adds an element. a is packed by
-    // rows <= block_rows; b has rows b_stride apart and columns <= panel_columns, of which whole vectors of sixteen are
-    // read.
-    void (*multiply)(int64_t depth, const float* a, const float* b, int64_t b_stride, float* c, int64_t c_stride,
-                     int rows, int columns, Sum sum);
+    void (*multiply)(const Product& product);
     // x = activation(x + bias), in place; bias may be null.
     void (*finish)(float* x, const float* bias, int64_t width, Activation activation);
 

@@ -54,7 +54,7 @@ void norm_rope(const NormRope& token, int64_t x_stride, int64_t tokens, int thre
     const Kernels& k = kernels();
     const int64_t width = token.num_heads * token.head_dim;
     parallel_ranges(threads, tokens * width * 128, tokens, [&](int64_t first, int64_t last) {
-        const Buffer scratch(width + 3 * token.head_dim);
+        const Buffer scratch(width + 2 * token.head_dim);
         NormRope t = token;
         t.scratch = scratch.data();
         for (int64_t i = first; i < last; ++i) {

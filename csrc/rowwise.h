@@ -14,9 +14,9 @@ inline Moments moments(const float* x, int64_t width, Norm norm, float eps) {
     const float count = static_cast<float>(width);
     F16 mean = set(0.0f);
     if (norm == Norm::kLayer) {
-        mean = set(sum_over(width, [&](int64_t i, int64_t lanes) { return load(x + i, lanes); }) / count);
+        mean = set(sum_over(width, [&](int64_t i, auto lanes) { return load(x + i, lanes); }) / count);
     }
-    const float squares = sum_over(width, [&](int64_t i, int64_t lanes) {
+    const float squares = sum_over(width, [&](int64_t i, auto lanes) {
         const F16 centered = load(x + i, lanes) - mean;
         return centered * centered;
     });
@@ -25,100 +25,92 @@ inline Moments moments(const float* x, int64_t width, Norm norm, float eps) {
 
 void modulate(const float* x, const float* shift, const float* scale, int64_t width, Norm norm, float eps, float* out) {
     const Moments m = moments(x, width, norm, eps);
-    for (int64_t i = 0; i < width; i += 16) {
-        const int64_t lanes = width - i < 16 ? width - i : 16;
+    for_vectors(width, [&](int64_t i, auto lanes) {
         const F16 normed = (load(x + i, lanes) - m.mean) * m.factor;
         store(out + i, fma(normed, set(1.0f) + load(scale + i, lanes), load(shift + i, lanes)), lanes);
-    }
+    });
 }
 
 void gated_add(const float* x, const float* y, const float* gate, int64_t width, float* out) {
-    for (int64_t i = 0; i < width; i += 16) {
-        const int64_t lanes = width - i < 16 ? width - i : 16;
+    for_vectors(width, [&](int64_t i, auto lanes) {
         store(out + i, fma(load(gate + i, lanes), load(y + i, lanes), load(x + i, lanes)), lanes);
-    }
+    });
 }
 
 void norm_silu(const float* x, const float* weight, int64_t width, Norm norm, bool silu_too, float eps, float* out) {
     const Moments m = moments(x, width, norm, eps);
-    for (int64_t i = 0; i < width; i += 16) {
-        const int64_t lanes = width - i < 16 ? width - i : 16;
+    for_vectors(width, [&](int64_t i, auto lanes) {
         F16 value = load(x + i, lanes) * m.factor;
         if (weight) value = value * load(weight + i, lanes);
         store(out + i, silu_too ? silu(value) : value, lanes);
-    }
+    });
 }
 
 inline void normalize(const float* x, const float* weight, int64_t width, Norm norm, float eps, float* out) {
     const Moments m = moments(x, width, norm, eps);
-    for (int64_t i = 0; i < width; i += 16) {
-        const int64_t lanes = width - i < 16 ? width - i : 16;
+    for_vectors(width, [&](int64_t i, auto lanes) {
         F16 value = (load(x + i, lanes) - m.mean) * m.factor;
         if (weight) value = value * load(weight + i, lanes);
         store(out + i, value, lanes);
-    }
+    });
 }
 
-// Every rotated dimension d becomes x[d] cos[d] + partner[d] sin[d], where cos and sin are spread over the pairs and
-// the sin of a pair's first member is negative.
-struct Rotation {
-    int64_t width;  // rotated dimensions
-    bool interleaved;
-    float *cos, *sin, *partner;
-};
+// Pairs (i, i + half): the tables serve as they are.
+inline void rotate_halves(const NormRope& t, const float* x, float* out) {
+    const int64_t half = t.num_angles;
+    for_vectors(half, [&](int64_t i, auto lanes) {
+        const F16 a = load(x + i, lanes), b = load(x + half + i, lanes);
+        const F16 cos = load(t.cos + i, lanes), sin = load(t.sin + i, lanes);
+        store(out + i, fma(b, set(0.0f) - sin, a * cos), lanes);
+        store(out + half + i, fma(a, sin, b * cos), lanes);
+    });
+}
 
-inline Rotation spread(const NormRope& t, float* scratch) {
-    const Rotation r{2 * t.num_angles, t.interleaved, scratch, scratch + t.head_dim, scratch + 2 * t.head_dim};
+// Pairs (2i, 2i + 1): spread holds cos twice a pair, then -sin and sin.
+inline void rotate_pairs(const NormRope& t, const float* spread, const float* x, float* out) {
+    const int64_t width = 2 * t.num_angles;
+    for_vectors(width, [&](int64_t i, auto lanes) {
+        const F16 value = load(x + i, lanes);
+        const F16 straight = value * load(spread + i, lanes);
+        store(out + i, fma(swap_pairs(value), load(spread + width + i, lanes), straight), lanes);
+    });
+}
+
+inline void spread_angles(const NormRope& t, float* spread) {
+    const int64_t width = 2 * t.num_angles;
     for (int64_t i = 0; i < t.num_angles; ++i) {
-        const int64_t a = t.interleaved ? 2 * i : i;
-        const int64_t b = t.interleaved ? 2 * i + 1 : i + t.num_angles;
-        r.cos[a] = r.cos[b] = t.cos[i];
-        r.sin[a] = -t.sin[i];
-        r.sin[b] = t.sin[i];
-    }
-    return r;
-}
-
-inline void rotate(const Rotation& r, const float* x, float* out) {
-    const int64_t half = r.width / 2;
-    for (int64_t i = 0; i < half; ++i) {
-        const int64_t a = r.interleaved ? 2 * i : i;
-        const int64_t b = r.interleaved ? 2 * i + 1 : i + half;
-        r.partner[a] = x[b];
-        r.partner[b] = x[a];
-    }
-    for (int64_t i = 0; i < r.width; i += 16) {
-        const int64_t lanes = r.width - i < 16 ? r.width - i : 16;
-        const F16 straight = load(x + i, lanes) * load(r.cos + i, lanes);
-        store(out + i, fma(load(r.partner + i, lanes), load(r.sin + i, lanes), straight), lanes);
+        spread[2 * i] = spread[2 * i + 1] = t.cos[i];
+        spread[width + 2 * i] = -t.sin[i];
+        spread[width + 2 * i + 1] = t.sin[i];
     }
 }
 
 void norm_rope(const NormRope& t) {
+    const int64_t dim = t.head_dim, width = t.num_heads * dim;
     float* normed = t.scratch;
-    const int64_t dim = t.head_dim;
+    float* spread = t.scratch + width;
     for (int64_t h = 0; h < t.num_heads; ++h) {
-        const float* head = t.x + h * t.head_stride;
-        if (t.across_heads) {
-            normalize(head, nullptr, dim, Norm::kNone, t.eps, normed + h * dim);
-        } else {
-            normalize(head, t.weight, dim, t.norm, t.eps, normed + h * dim);
-        }
+        const bool alone = !t.across_heads;
+        normalize(t.x + h * t.head_stride, alone ? t.weight : nullptr, dim, alone ? t.norm : Norm::kNone, t.eps,
+                  normed + h * dim);
     }
-    if (t.across_heads) normalize(normed, t.weight, t.num_heads * dim, t.norm, t.eps, normed);
-    const Rotation rotation = spread(t, t.scratch + t.num_heads * dim);
+    if (t.across_heads) normalize(normed, t.weight, width, t.norm, t.eps, normed);
+    if (t.interleaved) spread_angles(t, spread);
     for (int64_t h = 0; h < t.num_heads; ++h) {
         const float* from = normed + h * dim;
         float* to = t.out + h * dim;
-        rotate(rotation, from, to);
-        for (int64_t i = rotation.width; i < dim; ++i) to[i] = from[i];
+        if (t.interleaved) {
+            rotate_pairs(t, spread, from, to);
+        } else {
+            rotate_halves(t, from, to);
+        }
+        for (int64_t i = 2 * t.num_angles; i < dim; ++i) to[i] = from[i];
     }
 }
 
 void guided_step(float* state, int64_t slot_stride, int64_t slots, const float* cond, const float* uncond,
                  float guidance, const float* table, int64_t width, float* next) {
-    for (int64_t i = 0; i < width; i += 16) {
-        const int64_t lanes = width - i < 16 ? width - i : 16;
+    for_vectors(width, [&](int64_t i, auto lanes) {
         F16 velocity = load(cond + i, lanes);
         if (uncond) {
             const F16 base = load(uncond + i, lanes);
@@ -136,7 +128,7 @@ void guided_step(float* state, int64_t slot_stride, int64_t slots, const float* 
         for (int64_t s = 0; s < slots; ++s) {
             store(state + s * slot_stride + i, load(next + 16 * s), lanes);
         }
-    }
+    });
 }
 
 }  // namespace

@@ -18,34 +18,30 @@ void pack_transposed(const float* const* rows, int count, int64_t width, float* 
 
 void pack_plain(const float* x, int64_t x_stride, int64_t rows, int64_t columns, float* out, int64_t stride) {
     for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t j = 0; j < stride; j += 16) {
-            const int64_t lanes = columns - j;
-            const float* from = x + i * x_stride + j;
-            float* to = out + i * stride + j;
-            if (lanes >= 16) {
-                store(to, load(from));
-            } else {
-                store(to, lanes > 0 ? load(from, lanes) : set(0.0f));
-            }
-        }
+        const float* from = x + i * x_stride;
+        float* to = out + i * stride;
+        for_vectors(columns, [&](int64_t j, auto lanes) { store(to + j, load(from + j, lanes)); });
+        for (int64_t j = (columns + 15) / 16 * 16; j < stride; j += 16) store(to + j, set(0.0f));
     }
 }
 
-// R rows by V vectors of c, held in registers over the whole depth: one chain of fused multiply-adds an element.
+template <typename Lanes>
+inline void put(float* c, F16 chain, Lanes lanes, bool add) {
+    store(c, add ? load(c, lanes) + chain : chain, lanes);
+}
+
+// R rows by V vectors of c, held in registers over the whole depth.
 template <int R, int V>
-void tile(int64_t depth, const float* a, const float* b, int64_t b_stride, float* c, int64_t c_stride, int columns,
-          Sum mode) {
+void tile(const Product& p, int first_row) {
     F16 acc[R][V];
-    const int tail = columns - 16 * (V - 1);  // columns of the last vector
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 2
-        for (int j = 0; j < V; ++j) {
-            const float* from = c + i * c_stride + 16 * j;
-            acc[i][j] = mode != Sum::kContinue ? set(0.0f) : j < V - 1 ? load(from) : load(from, tail);
-        }
+        for (int j = 0; j < V; ++j) acc[i][j] = set(0.0f);
     }
-    for (int64_t k = 0; k < depth; ++k, a += kPack, b += b_stride) {
+    const float* a = p.a + first_row;
+    const float* b = p.b;
+    for (int64_t k = 0; k < p.depth; ++k, a += p.a_stride, b += p.b_stride) {
         F16 right[V];
 #pragma GCC unroll 2
         for (int j = 0; j < V; ++j) right[j] = load(b + 16 * j);
@@ -56,49 +52,48 @@ void tile(int64_t depth, const float* a, const float* b, int64_t b_stride, float
             for (int j = 0; j < V; ++j) acc[i][j] = fma(left, right[j], acc[i][j]);
         }
     }
+    float* c = p.c + first_row * p.c_stride;
+    const int tail = p.columns - 16 * (V - 1);  // columns of the last vector
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
+    for (int i = 0; i < R; ++i, c += p.c_stride) {
 #pragma GCC unroll 2
         for (int j = 0; j < V; ++j) {
-            float* to = c + i * c_stride + 16 * j;
-            const int lanes = j < V - 1 ? 16 : tail;
-            if (mode == Sum::kAdd) acc[i][j] = load(to, lanes) + acc[i][j];
-            store(to, acc[i][j], lanes);
+            if (j < V - 1 || tail == 16) {
+                put(c + 16 * j, acc[i][j], All{}, p.add);
+            } else {
+                put(c + 16 * j, acc[i][j], tail, p.add);
+            }
         }
     }
 }
 
 // tile<rows, V> for rows = 1 .. R
 template <int R, int V>
-void tile_of(int rows, int64_t depth, const float* a, const float* b, int64_t b_stride, float* c, int64_t c_stride,
-             int columns, Sum mode) {
+void tile_of(int rows, const Product& p, int first_row) {
     if (rows == R) {
-        tile<R, V>(depth, a, b, b_stride, c, c_stride, columns, mode);
+        tile<R, V>(p, first_row);
     } else if constexpr (R > 1) {
-        tile_of<R - 1, V>(rows, depth, a, b, b_stride, c, c_stride, columns, mode);
+        tile_of<R - 1, V>(rows, p, first_row);
     }
 }
 
-void multiply(int64_t depth, const float* a, const float* b, int64_t b_stride, float* c, int64_t c_stride, int rows,
-              int columns, Sum mode) {
-    for (int i = 0; i < rows; i += kTileRows) {
-        const int count = rows - i < kTileRows ? rows - i : kTileRows;
-        float* to = c + i * c_stride;
-        if (kTileVectors == 1 || columns <= 16) {
-            tile_of<kTileRows, 1>(count, depth, a + i, b, b_stride, to, c_stride, columns, mode);
+void multiply(const Product& p) {
+    for (int i = 0; i < p.rows; i += kTileRows) {
+        const int rows = p.rows - i < kTileRows ? p.rows - i : kTileRows;
+        if (kTileVectors == 1 || p.columns <= 16) {
+            tile_of<kTileRows, 1>(rows, p, i);
         } else {
-            tile_of<kTileRows, kTileVectors>(count, depth, a + i, b, b_stride, to, c_stride, columns, mode);
+            tile_of<kTileRows, kTileVectors>(rows, p, i);
         }
     }
 }
 
 void finish(float* x, const float* bias, int64_t width, Activation activation) {
-    for (int64_t j = 0; j < width; j += 16) {
-        const int64_t lanes = width - j < 16 ? width - j : 16;
+    for_vectors(width, [&](int64_t j, auto lanes) {
         F16 value = load(x + j, lanes);
         if (bias) value = value + load(bias + j, lanes);
         store(x + j, activate(value, activation), lanes);
-    }
+    });
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // F16, sixteen floats, in two AVX2 registers. Included by kernels_avx2.cpp only, inside its target pragma.
 #pragma once
 
+#include "vec_sum.h"
+
 namespace packdit {
 namespace {
 
@@ -51,6 +53,11 @@ inline F16 select_first(int64_t n, F16 x, F16 y) {
     return {_mm256_blendv_ps(y.low, x.low, _mm256_castsi256_ps(first(n))),
             _mm256_blendv_ps(y.high, x.high, _mm256_castsi256_ps(first(n - 8)))};
 }
+
+// Lanes 2i and 2i + 1 change places.
+inline F16 swap_pairs(F16 a) { return {_mm256_permute_ps(a.low, 0xb1), _mm256_permute_ps(a.high, 0xb1)}; }
+
+inline float sum(F16 a) { return sum(_mm256_add_ps(a.low, a.high)); }
 
 inline __m256 pow2_half(__m256 n) {
     const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));

@@ -1,6 +1,8 @@
 // F16, sixteen floats, in one AVX-512 register. Included by kernels_avx512.cpp only, inside its target pragma.
 #pragma once
 
+#include "vec_sum.h"
+
 namespace packdit {
 namespace {
 
@@ -32,6 +34,14 @@ inline F16 select_less(F16 a, F16 b, F16 x, F16 y) {
     return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
 }
 inline F16 select_first(int64_t n, F16 x, F16 y) { return {_mm512_mask_blend_ps(first(n), y.v, x.v)}; }
+
+// Lanes 2i and 2i + 1 change places.
+inline F16 swap_pairs(F16 a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
+
+inline float sum(F16 a) {
+    return sum(
+        _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.v), 1))));
+}
 
 inline F16 pow2(F16 n) {
     const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));

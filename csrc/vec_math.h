@@ -4,31 +4,29 @@
 namespace packdit {
 namespace {
 
-// Sums and maxima of the sixteen lanes by halves: lanes i and i + 8, then i + 4, i + 2, i + 1.
-inline float sum(F16 a) {
-    float v[16];
-    store(v, a);
-    for (int half = 8; half > 0; half /= 2) {
-        for (int i = 0; i < half; ++i) v[i] = v[i] + v[i + half];
-    }
-    return v[0];
+// All sixteen lanes. It stands where a lane count may, so that one body serves whole vectors, which are much faster to
+// load and store than parts, and the last one.
+struct All {};
+inline F16 load(const float* p, All) { return load(p); }
+inline void store(float* p, F16 a, All) { store(p, a); }
+inline F16 select_first(All, F16 x, F16) { return x; }
+
+// Calls body(i, lanes) for i = 0, 16, ...; lanes is All, and for the rest of n the number of lanes that count.
+template <typename Body>
+inline void for_vectors(int64_t n, Body body) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) body(i, All{});
+    if (i < n) body(i, n - i);
 }
 
-inline float maximum(F16 a) {
-    float v[16];
-    store(v, a);
-    for (int half = 8; half > 0; half /= 2) {
-        for (int i = 0; i < half; ++i) v[i] = v[i] > v[i + half] ? v[i] : v[i + half];
-    }
-    return v[0];
-}
-
-// e^x to 1 ulp. x = n ln 2 + r; e^r by a polynomial with least relative error (3e-9) on |r| <= ln(2) / 2; 2^n in two
-// factors, so that results below the normal range are rounded once and those above it become infinite. NaN stays NaN.
+// e^x to 1 ulp, and 0 where it is below 2.5e-38: results that are not normal numbers are slow on some machines.
+// x = n ln 2 + r, and e^r by a polynomial with least relative error (3e-9) on |r| <= ln(2) / 2. NaN stays NaN.
 inline F16 exp(F16 x) {
-    x = min(set(89.0f), max(set(-104.0f), x));
-    const F16 n = round(x * set(1.44269504f));
-    F16 r = fma(n, set(-0.693359375f), x);  // ln 2 in two parts, the first short enough for n times it to be exact
+    const F16 smallest = set(-86.6f);
+    const F16 clamped = min(set(89.0f), max(smallest, x));
+    const F16 n = round(clamped * set(1.44269504f));
+    F16 r =
+        fma(n, set(-0.693359375f), clamped);  // ln 2 in two parts, the first short enough for n times it to be exact
     r = fma(n, set(2.12194440e-4f), r);
     F16 p = set(0.0013814540579915047f);
     p = fma(p, r, set(0.00836874544620514f));
@@ -37,8 +35,8 @@ inline F16 exp(F16 x) {
     p = fma(p, r, set(0.4999999403953552f));
     p = fma(p, r, set(1.0f));
     p = fma(p, r, set(1.0f));
-    const F16 half = round(n * set(0.5f));
-    return p * pow2(half) * pow2(n - half);
+    const F16 result = (p + p) * pow2(n - set(1.0f));  // 2^n itself may be infinite where e^x is not
+    return select_less(x, smallest, set(0.0f), result);
 }
 
 inline F16 silu(F16 x) { return x / (set(1.0f) + exp(set(0.0f) - x)); }
@@ -82,16 +80,28 @@ inline F16 activate(F16 x, Activation activation) {
     return x;
 }
 
-// The sum of n values, which f(i, lanes) gives sixteen at a time from i on; only the first `lanes` of them count. Four
+// Calls body(i, i % 4) for i < n, so that four results, each in a variable of its own, can be under way at a time.
+template <typename Body>
+inline void by_fours(int64_t n, Body body) {
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) body(i + j, j);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+        if (i + j < n) body(i + j, j);
+    }
+}
+
+// The sum of n values, of which f(i, lanes) gives those from i on; it counts `lanes` of them (see for_vectors). Four
 // interleaved partial sums of sixteen lanes each: the order of additions depends on n alone.
 template <typename Function>
 inline float sum_over(int64_t n, Function f) {
     F16 partial[4] = {set(0.0f), set(0.0f), set(0.0f), set(0.0f)};
-    for (int64_t i = 0; i < n; i += 16) {
-        F16& p = partial[i / 16 % 4];
-        const int64_t lanes = n - i < 16 ? n - i : 16;
-        p = p + select_first(lanes, f(i, lanes), set(0.0f));
-    }
+    by_fours(n / 16, [&](int64_t i, int j) { partial[j] = partial[j] + f(16 * i, All{}); });
+    const int64_t rest = n % 16;
+    if (rest > 0) partial[0] = partial[0] + select_first(rest, f(n - rest, rest), set(0.0f));
     return sum((partial[0] + partial[1]) + (partial[2] + partial[3]));
 }
 

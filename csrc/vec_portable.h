@@ -64,6 +64,19 @@ inline F16 select_less(F16 a, F16 b, F16 x, F16 y) {
 inline F16 select_first(int64_t n, F16 x, F16 y) {
     return each([&](int i) { return i < n ? x.v[i] : y.v[i]; });
 }
+// Lanes 2i and 2i + 1 change places.
+inline F16 swap_pairs(F16 a) {
+    return each([&](int i) { return a.v[i ^ 1]; });
+}
+
+// By halves: lanes i and i + 8, then i + 4, i + 2, i + 1.
+inline float sum(F16 a) {
+    for (int half = 8; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) a.v[i] = a.v[i] + a.v[i + half];
+    }
+    return a.v[0];
+}
+
 inline F16 pow2(F16 n) {
     return each([&](int i) { return std::isnan(n.v[i]) ? n.v[i] : std::ldexp(1.0f, static_cast<int>(n.v[i])); });
 }
