@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import patchify, unpatchify
-from ..kernels.backend import check, using
+from ..kernels.backend import check, choose, using
 from .bundle import Bundle
 from .models import transformer_class, vae_class
 from .models.layers import lay_out
@@ -173,6 +173,7 @@ def load_transformer(
     check(backend)
     opened, place = _open(bundle), pick_device(device)
     kind = pick_dtype(dtype, place)
+    choose("the transformer", backend, torch.empty(0, device=place, dtype=kind))
     weights = {k: v.to(place, kind) for k, v in opened.weights("transformer").items()}
     make = transformer_class(opened.family)
     model = fill_module(make, opened.config("transformer"), weights, "transformer")
@@ -187,6 +188,7 @@ def load_vae(
     check(backend)
     opened, place = _open(bundle), pick_device(device)
     kind = pick_dtype(dtype, place)
+    choose("the VAE", backend, torch.empty(0, device=place, dtype=kind))
     weights = {k: v.to(place, kind) for k, v in opened.weights("vae").items()}
     model = fill_module(vae_class(opened.family), opened.config("vae"), weights, "VAE")
     lay_out(model)

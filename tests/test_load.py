@@ -135,6 +135,7 @@ def test_an_opened_bundle_loads_too(bundle_dir: Path) -> None:
         ({"dtype": "fp8"}, "dtype must be one of auto, fp32, bf16, fp16, got 'fp8'"),
         ({"device": "tpu"}, "device must be auto, cpu or cuda[:n], got 'tpu'"),
         ({"device": "meta"}, "device must be auto, cpu or cuda[:n], got 'meta'"),
+        ({"backend": "cpu", "dtype": "bf16"}, "backend 'cpu' cannot run this: it takes float32 on cpu, got bfloat16"),
         ({"backend": "abacus"}, "backend 'abacus' cannot be used: there is none of that name; allowed: auto"),
     ],
 )
