@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from .load import load_vae as load_vae
     from .request import Condition as Condition
     from .request import Request as Request
+    from .video import Video as Video
 
 _FILE_OF = {
     "Cancelled": "job",
     "Condition": "request",
     "Engine": "engine",
     "Request": "request",
+    "Video": "video",
     "load_transformer": "load",
     "load_vae": "load",
 }
