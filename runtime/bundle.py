@@ -164,6 +164,11 @@ def _is_inside(folder: Path, name: str) -> bool:
         return False
 
 
+def open_bundle(bundle: Bundle | str | Path) -> Bundle:
+    """`Bundle.open`, unless it is open already: checking every file again takes time."""
+    return bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+
+
 def _check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
     path, where = folder / name, quote(str(folder))
     if not _is_inside(folder, name):

@@ -16,7 +16,7 @@ import torch
 from ..kernels import guided_step
 from ..kernels.backend import check, using
 from .batch import make_batch
-from .bundle import Bundle
+from .bundle import Bundle, open_bundle
 from .decoding import Decoding
 from .job import Job
 from .load import PackedTransformer, load_transformer, load_vae, pick_device, pick_dtype
@@ -66,12 +66,12 @@ class Engine:
 
     @classmethod
     def load(
-        cls, model: str | Path = "shapes", *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
+        cls, model: Bundle | str | Path = "shapes", *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
     ) -> Engine:
-        """Loads a bundle: a name that ships, or a directory. ValueError for what is not there or not possible."""
+        """Loads a bundle: a name that ships, a directory, or an opened one. ValueError for what cannot be."""
         check(backend)
         place = pick_device(device)
-        bundle = Bundle.open(model)
+        bundle = open_bundle(model)
         return cls(
             limits=bundle.limits,
             transformer=load_transformer(bundle, device, dtype, backend),

@@ -56,11 +56,11 @@ class Task:
 def run(options: Options) -> None:
     """Makes and writes everything. ValueError for a user's mistake, before any work."""
     started = time.monotonic()
-    tasks = plan_tasks(options)
+    tasks, bundle = plan_tasks(options)
     with Progress([task.request for task in tasks]) as progress:
         from .engine import Engine  # here torch is loaded
 
-        with Engine.load(options.model, backend=options.backend) as engine:
+        with Engine.load(bundle, backend=options.backend) as engine:
             jobs = engine.submit_all([task.request for task in tasks])
             _write_all(jobs, [task.path for task in tasks], progress)
             steps = engine.stats()["steps"]
@@ -68,7 +68,7 @@ def run(options: Options) -> None:
     say(f"Done in {time.monotonic() - started:.1f} s: {files}, {steps} packed steps.", sys.stderr)
 
 
-def plan_tasks(options: Options) -> list[Task]:
+def plan_tasks(options: Options) -> tuple[list[Task], Bundle]:
     """Checks in the order of what it costs: what was typed, the files, the bundle, and what its model can do."""
     requests = typed_requests(options)
     outputs = [check_output(path) for path in numbered(options.out, len(requests))] if options.out else []
@@ -77,7 +77,8 @@ def plan_tasks(options: Options) -> list[Task]:
     ]
     if options.video and not Path(options.video).is_file():
         raise ValueError(f"video: got {quote(options.video)}, which does not exist or is no file")
-    limits = Bundle.open(options.model).limits
+    bundle = Bundle.open(options.model)
+    limits = bundle.limits
     if options.seconds is not None:
         frames = frames_of(options.seconds, options.fps or limits.fps, limits)
         requests = [replace(request, frames=frames) for request in requests]
@@ -88,7 +89,7 @@ def plan_tasks(options: Options) -> list[Task]:
     conditions += [Condition(pixels, frame_index(frame, clip.frames, image)) for image, pixels, frame in pictures]
     complete = [limits.complete(replace(request, conditions=tuple(conditions))) for request in requests]
     paths = outputs or named_after(complete)
-    return [Task(request=request, path=path) for request, path in zip(complete, paths, strict=True)]
+    return [Task(request=request, path=path) for request, path in zip(complete, paths, strict=True)], bundle
 
 
 def typed_requests(options: Options) -> list[Request]:

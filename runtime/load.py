@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..kernels import patchify, unpatchify
 from ..kernels.backend import check, choose, using
-from .bundle import Bundle
+from .bundle import Bundle, open_bundle
 from .models import transformer_class, vae_class
 from .models.layers import lay_out
 from .pack import Grid, Pack, offsets
@@ -162,16 +162,12 @@ def _condition_rows(timesteps: Sequence[float | Tensor], grids: list[Grid]) -> t
     return torch.cat(rows).to(torch.int32), torch.cat(times), torch.cat(owners).to(torch.int32)
 
 
-def _open(bundle: Bundle | str | Path) -> Bundle:
-    return bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-
-
 def load_transformer(
     bundle: Bundle | str | Path, device: str = "auto", dtype: str = "auto", backend: str = "auto"
 ) -> PackedTransformer:
     """The transformer of a bundle (a name that ships, a directory, or an opened one). ValueError for what cannot be."""
     check(backend)
-    opened, place = _open(bundle), pick_device(device)
+    opened, place = open_bundle(bundle), pick_device(device)
     kind = pick_dtype(dtype, place)
     choose("the transformer", backend, torch.empty(0, device=place, dtype=kind))
     weights = {k: v.to(place, kind) for k, v in opened.weights("transformer").items()}
@@ -186,7 +182,7 @@ def load_vae(
 ) -> StreamingVAE:
     """The VAE of a bundle, as `load_transformer`."""
     check(backend)
-    opened, place = _open(bundle), pick_device(device)
+    opened, place = open_bundle(bundle), pick_device(device)
     kind = pick_dtype(dtype, place)
     choose("the VAE", backend, torch.empty(0, device=place, dtype=kind))
     weights = {k: v.to(place, kind) for k, v in opened.weights("vae").items()}

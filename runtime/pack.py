@@ -24,7 +24,6 @@ class Pack:
     text: Tensor  # [L, D] text states of all segments, no padding
     cu_seqlens_text: Tensor  # int32 [S + 1], the first text state of each segment, then L
     layout: dict[str, Tensor]  # what the family's `layout` says of each token's place, [T, n] each
-    work: Tensor | None = None  # int32 [N, 2], the planner's attention work table
     max_seqlen: int | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -102,7 +103,7 @@ class Request:
     guidance: float | None = None
     seed: int = 0
     sampler: str | None = None
-    conditions: tuple[Condition, ...] = ()
+    conditions: Sequence[Condition] = ()  # kept as a tuple
     strength: float = 1.0
 
     def __post_init__(self) -> None:

@@ -89,9 +89,34 @@ def make_sample(
 ) -> Sample:
     """A complete request, ready for its first step. `texts` holds the unconditional states too where it is guided."""
     grid = vae.latent_grid(request.width, request.height, request.frames)
-    sigmas = flow_sigmas(request.steps, shift)
-    clean = torch.zeros(vae.latent_channels, *grid)
-    level = torch.zeros(grid, dtype=torch.int64)
+    clean, level, levels = place_conditions(request, vae, flow_sigmas(request.steps, shift))
+    noise = start_noise(request.seed, vae.latent_channels, grid)
+    sigma = torch.tensor([track[0].sigma for track in levels])[level]
+    patch = model.model.patch
+    tokens = patchify([(1 - sigma) * clean + sigma * noise], patch)
+    slots = max(len(stage.matrix) for track in levels for stage in track)
+    state = torch.zeros(slots, *tokens.shape)
+    state[0] = tokens
+    per_token = level[:: patch[0], :: patch[1], :: patch[2]].flatten()
+    return Sample(
+        request=request,
+        grid=grid,
+        layout=model.layout(model.token_grid(grid)),
+        texts=texts,
+        state=state.to(model.device),
+        level=per_token,
+        levels=levels,
+        stage=first_move([levels[k] for k in per_token.unique().tolist()]),
+        arrival=arrival,
+    )
+
+
+def place_conditions(
+    request: CompleteRequest, vae: StreamingVAE, sigmas: list[float]
+) -> tuple[Tensor, Tensor, list[list[Stage]]]:
+    """The given latents [C, t, h, w], 0 where none are; the level of each position [t, h, w]; the levels' stages."""
+    grid = vae.latent_grid(request.width, request.height, request.frames)
+    clean, level = torch.zeros(vae.latent_channels, *grid), torch.zeros(grid, dtype=torch.int64)
     levels = [stages(request.sampler, sigmas)]
     strengths: list[float] = []
     for condition in request.conditions:
@@ -102,30 +127,12 @@ def make_sample(
         first, latents = encode_condition(condition, request, vae)
         clean[:, first : first + latents.shape[1]] = latents.cpu()
         level[first : first + latents.shape[1]] = 1 + strengths.index(strength)
-    noise = start_noise(request.seed, vae.latent_channels, grid)
-    sigma = torch.tensor([track[0].sigma for track in levels])[level]
-    patch = model.model.patch
-    tokens = patchify([(1 - sigma) * clean + sigma * noise], patch)
-    slots = max(len(stage.matrix) for track in levels for stage in track)
-    state = torch.zeros(slots, *tokens.shape)
-    state[0] = tokens
-    per_token = level[:: patch[0], :: patch[1], :: patch[2]].flatten()
-    used = per_token.unique().tolist()
-    start = next((i for i in range(len(levels[0])) if any(moves(levels[k][i]) for k in used)), len(levels[0]))
-    return Sample(
-        request=request,
-        grid=grid,
-        layout=model.layout(model.token_grid(grid)),
-        texts=texts,
-        state=state.to(model.device),
-        level=per_token,
-        levels=levels,
-        stage=start,
-        arrival=arrival,
-    )
+    return clean, level, levels
 
 
-def moves(stage: Stage) -> bool:
-    """False for a stage that leaves the latents as they are."""
-    row = stage.matrix[0]
-    return row[0] != 1.0 or any(row[1:])
+def first_move(levels: list[list[Stage]]) -> int:
+    """The first stage that changes any latents; the number of stages where none does."""
+    for index, row in enumerate(zip(*levels, strict=True)):
+        if any(stage.matrix[0][0] != 1.0 or any(stage.matrix[0][1:]) for stage in row):
+            return index
+    return len(levels[0])

@@ -47,12 +47,15 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.Tensor, name, poisoned(getattr(torch.Tensor, name)))
 
 
+SHAPES_FILES = ("world", "text", "vae", "dit", "latents", "train", "detector")
+
+
 @pytest.fixture(scope="session")
 def shapes() -> SimpleNamespace:
     """The modules of examples/shapes, which is no package: `shapes.dit.VideoDiT` and so on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "examples" / "shapes"))
-        return SimpleNamespace(**{name: import_module(name) for name in ("text", "vae", "dit", "latents", "train")})
+        return SimpleNamespace(**{name: import_module(name) for name in SHAPES_FILES})
 
 
 def shake(module: Any, seed: int) -> None:

@@ -63,7 +63,7 @@ def call(*arguments: object) -> Any:
 def planned(model: Path, *prompts: str, **given: Any) -> list[Task]:
     empty = dict.fromkeys(Options.__dataclass_fields__)
     fixed = {"prompts": list(prompts) or ["a"], "model": str(model), "negative": "", "seed": 0, "backend": "auto"}
-    return plan_tasks(Options(**{**empty, **fixed, **given}))
+    return plan_tasks(Options(**{**empty, **fixed, **given}))[0]
 
 
 MISTAKES = [

@@ -122,7 +122,7 @@ class Decoder(nn.Module):
 
 
 class VideoVAE(nn.Module):
-    """`encode` and `decode` work on normalized latents (mean 0, variance 1 a channel, measured after training)."""
+    """Both halves. Statistics of the latents are measured after training; the transformer works on normalized ones."""
 
     def __init__(
         self,

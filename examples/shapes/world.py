@@ -22,6 +22,7 @@ COLORS = {
 }
 BACKGROUNDS = {"black": (0, 0, 0), "white": (255, 255, 255), "gray": (128, 128, 128), "pink": (255, 170, 190)}
 SHAPES = ("circle", "square", "triangle")
+REACH = {"circle": 1.0, "square": 0.886, "triangle": 1.15}  # how far a shape of radius 1 reaches from its centre
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 
 SIDES = (32, 48, 64, 96)  # what training draws from; 80 and 112 are kept for testing
@@ -64,7 +65,8 @@ def sample_clip(
             combination = shape, color, background, motion
     shape, color, background, motion = combination
     radius = float(rng.uniform(0.18, 0.25))
-    margin = np.array([radius * min(width, height) / side for side in (width, height)]) + 0.01
+    reach = REACH[shape] * radius * min(width, height) + 1.5  # pixels, with the softened edge
+    margin = np.array([reach / width, reach / height])
     direction = np.array(MOTIONS[motion], dtype=float)
     room = float(1 - 2 * margin @ np.abs(direction)) if direction.any() else 0.0
     travel = min(float(rng.uniform(0.04, 0.06)) * (frames - 1), 0.95 * room) if direction.any() else 0.0

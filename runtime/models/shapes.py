@@ -71,7 +71,7 @@ class Block(nn.Module):
         q, k = qk_norm_rope(
             q, k, pack.layout["cos"], pack.layout["sin"], q_weight=self.q_norm, k_weight=self.k_norm, layout="half"
         )
-        y = varlen_attention(q, k, v, pack.cu_seqlens, work=pack.work, max_seqlen=pack.max_seqlen)
+        y = varlen_attention(q, k, v, pack.cu_seqlens, max_seqlen=pack.max_seqlen)
         return self.out(y.flatten(1))
 
     def forward(self, x_TD: Tensor, h_TD: Tensor, tables: list[Tensor], pack: Pack) -> tuple[Tensor, Tensor]:

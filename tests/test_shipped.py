@@ -1,0 +1,34 @@
+"""The model that ships does what prompts say, within its size."""
+
+from types import SimpleNamespace
+
+from packdit.runtime import Engine, Request
+from packdit.runtime.bundle import SHIPPED, Bundle
+
+PROMPTS = [  # prompt, (shape, color, background, motion), width, height, frames
+    ("a red circle moves right on a black background", ("circle", "red", "black", "right"), 96, 64, 17),
+    ("a blue square is still on a white background", ("square", "blue", "white", "still"), 64, 64, 9),
+    ("a green triangle moves down on a gray background", ("triangle", "green", "gray", "down"), 48, 64, 13),
+    ("a yellow circle moves left on a pink background", ("circle", "yellow", "pink", "left"), 64, 48, 9),
+    ("a purple square moves up on a white background", ("square", "purple", "white", "up"), 64, 64, 17),
+    ("an orange triangle on a black background", ("triangle", "orange", "black", None), 64, 64, 1),
+]
+
+
+def test_it_draws_what_the_prompts_say(shapes: SimpleNamespace) -> None:
+    requests = [
+        Request(prompt=prompt, width=width, height=height, frames=frames, seed=i)
+        for i, (prompt, _, width, height, frames) in enumerate(PROMPTS)
+    ]
+    with Engine.load("shapes") as engine:
+        readings = [shapes.detector.read(video.frames) for video in engine.generate(requests)]
+        assert engine.stats()["steps"] == engine.limits.steps
+    for (prompt, want, *_), got in zip(PROMPTS, readings, strict=True):
+        assert (got.shape, got.color, got.background, got.motion) == want, prompt
+
+
+def test_it_is_small_and_verified() -> None:
+    bundle = Bundle.open("shapes")
+    assert bundle.description["dtype"] == "fp16"
+    assert bundle.description["verified"]
+    assert sum(path.stat().st_size for path in (SHIPPED / "shapes").rglob("*") if path.is_file()) <= 12_000_000
