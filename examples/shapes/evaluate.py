@@ -79,6 +79,18 @@ def evaluate_prompts(engine: Engine, column: str, args: argparse.Namespace) -> t
     return {**summary([judge(c, v.frames) for (c, *_), v in zip(cases, videos, strict=True)])}, videos
 
 
+def contact_sheet(videos: list[Video]) -> np.ndarray:
+    """The middle frame of each video, at the centre of a square that holds the largest."""
+    middles = [v.frames[len(v.frames) // 2] for v in videos]
+    side = max(max(m.shape[:2]) for m in middles)
+    sheet = np.full((len(middles), side, side, 3), 60, np.uint8)
+    for square, middle in zip(sheet, middles, strict=True):
+        height, width = middle.shape[:2]
+        top, left = (side - height) // 2, (side - width) // 2
+        square[top : top + height, left : left + width] = middle
+    return sheet
+
+
 def evaluate_vae(args: argparse.Namespace) -> dict[str, object]:
     """PSNR on held-out clips, and what the detector reads off ground truth and off reconstructions."""
     vae, errors, truth, rebuilt = load_vae(args.model), [], [], []
@@ -137,8 +149,7 @@ def main() -> None:
             results[column] = rows
             text = "  ".join(f"{k} {v['share']:.3f} ± {v['error']:.3f}" for k, v in rows.items())  # type: ignore[index]
             print(f"{column}: {text}")
-            sheet = [v.frames[len(v.frames) // 2] for v in videos if v.frames.shape[1:3] == videos[0].frames.shape[1:3]]
-            Video(frames=np.stack(sheet[:64]), fps=1.0).save(args.out / f"{column.replace(' ', '-')}.png")
+            Video(frames=contact_sheet(videos[:60]), fps=1.0).save(args.out / f"{column.replace(' ', '-')}.png")
         results["conditions"] = evaluate_conditions(engine, args)
     print(json.dumps({k: results[k] for k in ("vae", "conditions")}, indent=2))
     (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
