@@ -18,6 +18,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .errors import Failure
+
 GROUP = "packdit.commands"
 
 _IMAGE_HELP = "A picture to show at this frame: 0 if none is named, @last or @-1 is the last. Repeatable."
@@ -25,10 +27,6 @@ _OUT_HELP = (
     "Output: .mp4, .gif, .webp or .png. For several prompts FILE-1, FILE-2 ... By default a new file named after the "
     "prompt."
 )
-
-
-class Failure(Exception):
-    """Something outside of the program failed, such as a disk that is full. The message is one sentence."""
 
 
 class Commands(TyperGroup):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .bundle import Bundle
-from .cli import Failure
+from .errors import Failure
 from .media import check_output, read_image, read_video
 from .progress import Progress, say
 from .request import CompleteRequest, Condition, Limits, Request, quote

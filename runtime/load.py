@@ -162,30 +162,33 @@ def _condition_rows(timesteps: Sequence[float | Tensor], grids: list[Grid]) -> t
     return torch.cat(rows).to(torch.int32), torch.cat(times), torch.cat(owners).to(torch.int32)
 
 
+def _load(
+    bundle: Bundle, component: str, make: Callable[[Any], Any], device: str, dtype: str, backend: str
+) -> tuple[nn.Module, torch.device, torch.dtype, str | None]:
+    """A component's module with its weights laid out, and the device, dtype and backend that were picked for it."""
+    check(backend)
+    place = pick_device(device)
+    kind = pick_dtype(dtype, place)
+    name = "VAE" if component == "vae" else component
+    choose(f"the {name}", backend, torch.empty(0, device=place, dtype=kind))
+    weights = {k: v.to(place, kind) for k, v in bundle.weights(component).items()}
+    model = fill_module(make, bundle.config(component), weights, name)
+    lay_out(model)
+    return model, place, kind, None if backend == "auto" else backend
+
+
 def load_transformer(
     bundle: Bundle | str | Path, device: str = "auto", dtype: str = "auto", backend: str = "auto"
 ) -> PackedTransformer:
     """The transformer of a bundle (a name that ships, a directory, or an opened one). ValueError for what cannot be."""
-    check(backend)
-    opened, place = open_bundle(bundle), pick_device(device)
-    kind = pick_dtype(dtype, place)
-    choose("the transformer", backend, torch.empty(0, device=place, dtype=kind))
-    weights = {k: v.to(place, kind) for k, v in opened.weights("transformer").items()}
-    make = transformer_class(opened.family)
-    model = fill_module(make, opened.config("transformer"), weights, "transformer")
-    lay_out(model)
-    return PackedTransformer(model, place, kind, None if backend == "auto" else backend)
+    opened = open_bundle(bundle)
+    return PackedTransformer(*_load(opened, "transformer", transformer_class(opened.family), device, dtype, backend))
 
 
 def load_vae(
     bundle: Bundle | str | Path, device: str = "auto", dtype: str = "auto", backend: str = "auto"
 ) -> StreamingVAE:
     """The VAE of a bundle, as `load_transformer`."""
-    check(backend)
-    opened, place = open_bundle(bundle), pick_device(device)
-    kind = pick_dtype(dtype, place)
-    choose("the VAE", backend, torch.empty(0, device=place, dtype=kind))
-    weights = {k: v.to(place, kind) for k, v in opened.weights("vae").items()}
-    model = fill_module(vae_class(opened.family), opened.config("vae"), weights, "VAE")
-    lay_out(model)
-    return StreamingVAE(model, opened.config("vae"), place, kind, None if backend == "auto" else backend)
+    opened = open_bundle(bundle)
+    model, place, kind, kernels = _load(opened, "vae", vae_class(opened.family), device, dtype, backend)
+    return StreamingVAE(model, opened.config("vae"), place, kind, kernels)

@@ -16,7 +16,8 @@ pytest.importorskip("typer")
 from typer.testing import CliRunner
 
 from packdit.kernels.backend import BACKENDS
-from packdit.runtime.cli import Failure, app
+from packdit.runtime.cli import app
+from packdit.runtime.errors import Failure
 from packdit.runtime.sampler import SAMPLERS
 
 # Calls the command line several times in a fresh interpreter; prints exit codes and the heavy modules that were loaded.
