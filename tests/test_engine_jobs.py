@@ -182,9 +182,13 @@ def test_ctrl_c_cancels_what_generate_waits_for(engine: Engine, gate: Any) -> No
         gate.wait()
         signal.pthread_kill(main, signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        engine.generate([small(steps=1000), small(steps=1000)])
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            engine.generate([small(steps=1000), small(steps=1000)])
+    finally:
+        signal.signal(signal.SIGINT, before)
     gate.open()
     while engine._worker is not None:
         time.sleep(0.001)
