@@ -68,7 +68,7 @@ def limits(config: dict[str, Any], scheduler: dict[str, Any]) -> dict[str, Any]:
         "frames": 17,
         "fps": 8.0,
         "steps": 16,
-        "guidance": 4.0,
+        "guidance": 2.0,
         "sampler": "euler",
         "shift": scheduler.get("shift", 1.0),  # diffusers' own default
     }
