@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 WHEEL := $(VENV)/wheel
+# For the tests of GPU kernels, interpreted. Apart from .venv, whose torch may bring another version for its own use.
+TRITON := triton==3.6.0
 
 # The root of the checkout must not be importable: its folder `kernels` would hide the PyPI package of that name.
 export PYTHONSAFEPATH := 1
@@ -43,7 +45,7 @@ types: wheel
 	cd $(WHEEL) && ../bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache $(PACKAGES:%=-p packdit.%)
 
 pytest: wheel
-	PYTHONPATH="$(CURDIR)/$(WHEEL)" $(BIN)/pytest --quiet --timeout=300
+	PYTHONPATH="$(CURDIR)/$(WHEEL):$(CURDIR)/$(VENV)/triton" $(BIN)/pytest --quiet --timeout=300
 
 $(VENV)/python.stamp:
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
@@ -57,6 +59,7 @@ $(VENV)/generate.stamp: $(VENV)/python.stamp constraints.txt $(BUILD) $(PACKAGES
 
 $(VENV)/test.stamp: $(VENV)/generate.stamp
 	$(PIP) "packdit[test]"
+	$(PIP) --no-deps --upgrade --target $(VENV)/triton $(TRITON)
 	touch $@
 
 # Everything that the targets above made, except .venv itself.

@@ -1,21 +1,26 @@
 """The one place that chooses which implementation of an op runs.
 
 An explicit backend wins over `using`, which wins over the environment variable PACKDIT_BACKEND, which wins over the
-automatic choice: `cpu` for float32 tensors on the CPU that need no gradient, else `reference`. Asking for what cannot
-run is an error that says why.
+automatic choice: `cpu` for float32 tensors on the CPU that need no gradient, `triton` for tensors on a CUDA GPU that
+need none, else `reference`. Asking for what cannot run is an error that says why.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# On a GPU these are PyTorch's library calls, also for a model whose backend is triton.
+WITHOUT_TRITON = ("linear", "causal_conv3d")
 
+_has_triton = find_spec("triton") is not None
 _default: ContextVar[str | None] = ContextVar("packdit_backend", default=None)
 
 try:
@@ -33,7 +38,7 @@ def native() -> ModuleType:
 
 def available() -> dict[str, str]:
     """Each backend with "ok", or with the reason why it cannot be used here."""
-    return {"reference": "ok", "cpu": _native_error or "ok"}
+    return {"reference": "ok", "cpu": _native_error or "ok", "triton": _why_no_triton() or "ok"}
 
 
 def check(backend: str) -> None:
@@ -60,13 +65,26 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> str:
     within = None if torch.compiler.is_compiling() else _default.get()  # torch.compile cannot trace a ContextVar
     asked = backend or within or os.environ.get("PACKDIT_BACKEND") or "auto"
     if asked == "auto":
-        return "reference" if _why_not_cpu(tensors) else "cpu"
+        return _automatic(op, tensors)
     if asked not in BACKENDS:
         raise ValueError(f"{op}: backend is {asked!r}; allowed: auto, {', '.join(BACKENDS)}")
-    reason = _why_not_cpu(tensors) if asked == "cpu" else ""
+    if asked == "triton" and backend is None and op in WITHOUT_TRITON:
+        return "reference"
+    reason = ""
+    if asked == "cpu":
+        reason = _why_not_cpu(tensors)
+    elif asked == "triton":
+        reason = _why_not_triton(op, tensors)
     if reason:
-        raise ValueError(f"{op}: backend 'cpu' cannot run this: {reason}; allowed here: reference")
+        raise ValueError(f"{op}: backend {asked!r} cannot run this: {reason}; allowed here: {_automatic(op, tensors)}")
     return asked
+
+
+def _automatic(op: str, tensors: tuple[Tensor, ...]) -> str:
+    if not _why_not_cpu(tensors):
+        return "cpu"
+    on_gpu = any(x.is_cuda for x in tensors)
+    return "triton" if on_gpu and not _why_not_triton(op, tensors) else "reference"
 
 
 def _why_not_cpu(tensors: tuple[Tensor, ...]) -> str:
@@ -76,6 +94,35 @@ def _why_not_cpu(tensors: tuple[Tensor, ...]) -> str:
     for x in tensors:
         if x.device.type != "cpu" or x.dtype != torch.float32:
             return f"it takes float32 on cpu, got {str(x.dtype).removeprefix('torch.')} on {x.device}"
+    return _why_no_gradient(tensors)
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels run under its interpreter, as tests have it, which needs no GPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _why_no_triton() -> str:
+    if not _has_triton:
+        return "the package triton is not installed"
+    if not (interpreted() or torch.cuda.is_available()):
+        return "PyTorch finds no CUDA GPU"
+    return ""
+
+
+def _why_not_triton(op: str, tensors: tuple[Tensor, ...]) -> str:
+    """Why the Triton kernels cannot take these tensors; empty when they can."""
+    missing = f"there is no Triton kernel of {op}" if op in WITHOUT_TRITON else _why_no_triton()
+    if missing:
+        return missing
+    for x in tensors:
+        if not (x.is_cuda or (interpreted() and x.device.type == "cpu")) or x.dtype not in TRITON_DTYPES:
+            kind = str(x.dtype).removeprefix("torch.")
+            return f"it takes float32, bfloat16 and float16 on cuda, got {kind} on {x.device}"
+    return _why_no_gradient(tensors)
+
+
+def _why_no_gradient(tensors: tuple[Tensor, ...]) -> str:
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return "it computes no gradients, which a tensor here requires"
     return ""

@@ -46,6 +46,26 @@ def _gated_residual(
     return outs
 
 
+@custom_op("gated_residual_triton", device_types="default")
+def _gated_residual_triton(
+    x: Tensor,
+    y: Tensor,
+    gate: Tensor,
+    row: Tensor,
+    shift: Tensor | None,
+    scale: Tensor | None,
+    norm: str,
+    eps: float,
+) -> list[Tensor]:
+    from .triton_rows import launch_modulate  # triton is optional
+
+    x, y, gate, row = dense_rows(x), dense_rows(y), dense_rows(gate), row.contiguous()
+    if shift is not None and scale is not None:
+        shift, scale = dense_rows(shift), dense_rows(scale)
+    return launch_modulate(x, row, shift, scale, norm, eps, y=y, gate=gate)
+
+
+@torch.library.register_fake("packdit::gated_residual_triton")
 @torch.library.register_fake("packdit::gated_residual")
 def _(
     x: Tensor,
@@ -104,12 +124,16 @@ def gated_residual(
     if (shift is None) != (scale is None):
         raise ValueError(f"gated_residual: got only {'scale' if shift is None else 'shift'}; allowed: both or neither")
     if shift is None or scale is None:
-        if choose("gated_residual", backend, x, y, gate) == "reference":
+        chosen = choose("gated_residual", backend, x, y, gate)
+        if chosen == "reference":
             return gated_residual_reference(x, y, gate, row)
-        return _gated_residual(x, y, gate, row, None, None, norm, eps)[0]
+        kernel = _gated_residual_triton if chosen == "triton" else _gated_residual
+        return kernel(x, y, gate, row, None, None, norm, eps)[0]
     check_table("gated_residual", x, row, gate=gate, shift=shift, scale=scale)
-    if choose("gated_residual", backend, x, y, gate, shift, scale) == "reference":
+    chosen = choose("gated_residual", backend, x, y, gate, shift, scale)
+    if chosen == "reference":
         total = gated_residual_reference(x, y, gate, row)
         return total, modulate_reference(total, shift, scale, row, norm, eps)
-    total, modulated = _gated_residual(x, y, gate, row, shift, scale, norm, eps)
+    kernel = _gated_residual_triton if chosen == "triton" else _gated_residual
+    total, modulated = kernel(x, y, gate, row, shift, scale, norm, eps)
     return total, modulated

@@ -44,6 +44,20 @@ def _guided_step(
         state.copy_(target)
 
 
+@custom_op("guided_step_triton", mutates_args=("state",), device_types="default")
+def _guided_step_triton(
+    state: Tensor, out: Tensor, cond: Tensor, uncond: Tensor, guidance: Tensor, table: Tensor, row: Tensor
+) -> None:
+    from .triton_guided_step import launch_guided_step  # triton is optional
+
+    target = dense_rows(state)
+    others = (x.contiguous() for x in (cond, uncond, guidance, table, row))
+    launch_guided_step(target, dense_rows(out), *others)
+    if target is not state:
+        state.copy_(target)
+
+
+@torch.library.register_fake("packdit::guided_step_triton")
 @torch.library.register_fake("packdit::guided_step")
 def _(state: Tensor, out: Tensor, cond: Tensor, uncond: Tensor, guidance: Tensor, table: Tensor, row: Tensor) -> None:
     return None
@@ -75,7 +89,9 @@ def guided_step(
     check_tensor("guided_step: guidance", guidance, (None,), (state.dtype,), state.device)
     table_shape = (guidance.shape[0], num_slots, num_slots + 1)
     check_tensor("guided_step: table", table, table_shape, (state.dtype,), state.device)
-    if choose("guided_step", backend, state, out, guidance, table) == "reference":
+    chosen = choose("guided_step", backend, state, out, guidance, table)
+    if chosen == "reference":
         state.copy_(guided_step_reference(state, out, cond, uncond, guidance, table, row))
     else:
-        _guided_step(state, out, cond, uncond, guidance, table, row)
+        kernel = _guided_step_triton if chosen == "triton" else _guided_step
+        kernel(state, out, cond, uncond, guidance, table, row)

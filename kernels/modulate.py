@@ -40,6 +40,15 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor, row: Tensor, norm: str, e
     return out
 
 
+@custom_op("modulate_triton", device_types="default")
+def _modulate_triton(x: Tensor, shift: Tensor, scale: Tensor, row: Tensor, norm: str, eps: float) -> Tensor:
+    from .triton_rows import launch_modulate  # triton is optional
+
+    x, shift, scale = dense_rows(x), dense_rows(shift), dense_rows(scale)
+    return launch_modulate(x, row.contiguous(), shift, scale, norm, eps)[0]
+
+
+@torch.library.register_fake("packdit::modulate_triton")
 @torch.library.register_fake("packdit::modulate")
 def _(x: Tensor, shift: Tensor, scale: Tensor, row: Tensor, norm: str, eps: float) -> Tensor:
     return x.new_empty(x.shape)
@@ -62,6 +71,8 @@ def modulate(
     """
     check_choice("modulate: norm", norm, NORMS)
     check_table("modulate", x, row, shift=shift, scale=scale)
-    if choose("modulate", backend, x, shift, scale) == "reference":
+    chosen = choose("modulate", backend, x, shift, scale)
+    if chosen == "reference":
         return modulate_reference(x, shift, scale, row, norm, eps)
-    return _modulate(x, shift, scale, row, norm, eps)
+    kernel = _modulate_triton if chosen == "triton" else _modulate
+    return kernel(x, shift, scale, row, norm, eps)

@@ -37,6 +37,14 @@ def _norm_silu(x: Tensor, weight: Tensor | None, norm: str, activation: bool, ep
     return out
 
 
+@custom_op("norm_silu_triton", device_types="default")
+def _norm_silu_triton(x: Tensor, weight: Tensor | None, norm: str, activation: bool, eps: float) -> Tensor:
+    from .triton_rows import launch_norm_silu  # triton is optional
+
+    return launch_norm_silu(x.contiguous(), None if weight is None else weight.contiguous(), norm, activation, eps)
+
+
+@torch.library.register_fake("packdit::norm_silu_triton")
 @torch.library.register_fake("packdit::norm_silu")
 def _(x: Tensor, weight: Tensor | None, norm: str, activation: bool, eps: float) -> Tensor:
     return x.new_empty(x.shape)
@@ -59,6 +67,8 @@ def norm_silu(
     check_tensor("norm_silu: x", x, (*x.shape[:-1], None))
     if weight is not None:
         check_tensor("norm_silu: weight", weight, (x.shape[-1],), device=x.device)
-    if choose("norm_silu", backend, x, *(() if weight is None else (weight,))) == "reference":
+    chosen = choose("norm_silu", backend, x, *(() if weight is None else (weight,)))
+    if chosen == "reference":
         return norm_silu_reference(x, weight, norm, activation, eps)
-    return _norm_silu(x, weight, norm, activation, eps)
+    kernel = _norm_silu_triton if chosen == "triton" else _norm_silu
+    return kernel(x, weight, norm, activation, eps)

@@ -76,6 +76,30 @@ def _qk_norm_rope(
     return outs[0], outs[1]
 
 
+@custom_op("qk_norm_rope_triton", device_types="default")
+def _qk_norm_rope_triton(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    norm: str,
+    across_heads: bool,
+    layout: str,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    from .triton_qk_norm_rope import launch_norm_rope  # triton is optional
+
+    angles = cos.contiguous(), sin.contiguous()
+    q_weight, k_weight = (None if weight is None else weight.contiguous() for weight in (q_weight, k_weight))
+    return (
+        launch_norm_rope(dense_rows(q), *angles, q_weight, norm, across_heads, layout, eps),
+        launch_norm_rope(dense_rows(k), *angles, k_weight, norm, across_heads, layout, eps),
+    )
+
+
+@torch.library.register_fake("packdit::qk_norm_rope_triton")
 @torch.library.register_fake("packdit::qk_norm_rope")
 def _(
     q: Tensor,
@@ -127,8 +151,10 @@ def qk_norm_rope(
         if weight is not None:
             check_tensor(f"qk_norm_rope: {name}", weight, (count * head_dim if across_heads else head_dim,))
     weights = [weight for weight in (q_weight, k_weight) if weight is not None]
-    if choose("qk_norm_rope", backend, q, k, cos, sin, *weights) == "cpu":
-        return _qk_norm_rope(q, k, cos, sin, q_weight, k_weight, norm, across_heads, layout, eps)
+    chosen = choose("qk_norm_rope", backend, q, k, cos, sin, *weights)
+    if chosen != "reference":
+        kernel = _qk_norm_rope_triton if chosen == "triton" else _qk_norm_rope
+        return kernel(q, k, cos, sin, q_weight, k_weight, norm, across_heads, layout, eps)
     return (
         norm_rope_reference(q, cos, sin, q_weight, norm, across_heads, layout, eps).contiguous(),
         norm_rope_reference(k, cos, sin, k_weight, norm, across_heads, layout, eps).contiguous(),

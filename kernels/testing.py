@@ -63,6 +63,23 @@ def instruction_set(name: str) -> Iterator[None]:
         native().set_isa(before)
 
 
+def check_triton(op: Callable[..., Any], *args: Any, **options: Any) -> tuple[Tensor, ...]:
+    """Runs op, which takes `backend`, on its Triton kernel in the strict interpreter and holds it to the reference.
+
+    Results must be accurate (`assert_accurate`). Returns them. Needs TRITON_INTERPRET=1 from the start.
+    """
+    from .interpreter import strict  # triton is optional
+
+    exact = _tuple(op(*map(_double, args), **{k: _double(v) for k, v in options.items()}, backend="reference"))
+    plain = _tuple(op(*args, **options, backend="reference"))
+    with strict():
+        got = _tuple(op(*args, **options, backend="triton"))
+    for result, ordinary, truth in zip(got, plain, exact, strict=True):
+        assert result.dtype == ordinary.dtype
+        assert_accurate(result, ordinary, truth)
+    return got
+
+
 def check_cpu(op: Callable[..., Any], *args: Any, **options: Any) -> tuple[Tensor, ...]:
     """Runs op, which takes `backend`, on the CPU kernels and holds their results to the reference.
 

@@ -13,6 +13,7 @@ from .op import custom_op
 from .tensors import INT32, accurate, address, check_offsets, check_tensor, dense_rows, heads, readable
 
 MAX_HEAD_DIM = 256
+QUERY_BLOCK = 128  # the unit of query blocks in a work table
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Tensor:
@@ -94,6 +95,40 @@ def _(
     return q.new_empty(q.shape)
 
 
+@custom_op("varlen_attention_triton", device_types="default")
+def _varlen_attention_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    work: Tensor | None,
+    causal: bool,
+    scale: float,
+) -> Tensor:
+    from .triton_attention import launch_attention, make_work  # triton is optional
+
+    if work is None:
+        work = make_work(cu_seqlens_q, q.shape[0], QUERY_BLOCK)
+    offsets = cu_seqlens_q.contiguous(), cu_seqlens_k.contiguous()
+    q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
+    return launch_attention(q, k, v, *offsets, work.contiguous(), causal, scale, QUERY_BLOCK)
+
+
+@torch.library.register_fake("packdit::varlen_attention_triton")
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    work: Tensor | None,
+    causal: bool,
+    scale: float,
+) -> Tensor:
+    return q.new_empty(q.shape)
+
+
 def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
     check_tensor("varlen_attention: q", q, (None, None, None))
     heads, head_dim = q.shape[1:]
@@ -122,8 +157,9 @@ def varlen_attention(
 
     q [Tq, H, D]; k, v [Tk, Hk, D], H a multiple of Hk, also as strided views; D at most 256; cu_seqlens_q and
     cu_seqlens_k (None: the same) int32 [S + 1], where segment s is rows cu[s] to cu[s + 1]; scale None: 1 / sqrt(D);
-    work int32 [N, 2]: the planner's (segment, query block) entries, and max_seqlen: a bound on the segments' lengths,
-    for backends that launch from them. ValueError for anything else, and for offsets on the CPU that decrease.
+    work int32 [N, 2]: the planner's (segment, block of QUERY_BLOCK queries) entries, segment -1 where there is no more
+    work, and max_seqlen: a bound on the segments' lengths, for backends that launch from them. Queries that no entry
+    covers give 0. ValueError for anything else, and for offsets on the CPU that decrease.
     """
     _check_heads(q, k, v)
     check_tensor("varlen_attention: cu_seqlens_q", cu_seqlens_q, (None,), INT32, q.device)
@@ -135,6 +171,9 @@ def varlen_attention(
     if work is not None:
         check_tensor("varlen_attention: work", work, (None, 2), INT32, q.device)
     factor = q.shape[2] ** -0.5 if scale is None else scale
-    if choose("varlen_attention", backend, q, k, v) == "reference":
+    chosen = choose("varlen_attention", backend, q, k, v)
+    if chosen == "reference":
         return varlen_attention_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor)
+    if chosen == "triton":
+        return _varlen_attention_triton(q, k, v, cu_seqlens_q, cu_seqlens_k, work, causal, factor)
     return _varlen_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor)

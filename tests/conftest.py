@@ -6,6 +6,7 @@ order-dependent sum from the tests of bit-equality. So the allocating functions 
 """
 
 import functools
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported: no test launches one on a GPU
 
 
 def poisoned(allocate: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_float32_on_the_cpu_takes_the_cpu_kernels() -> None:
-    assert available() == {"reference": "ok", "cpu": "ok"}
+    assert available()["reference"] == available()["cpu"] == "ok"
     assert choose("op", None, X) == "cpu"
     assert choose("op", None, X, X.bfloat16()) == "reference"
     assert choose("op", None, X.to("meta")) == "reference"
@@ -40,7 +40,7 @@ def test_argument_before_block_before_environment(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"^op: backend is 'cuda'; allowed: auto, reference, cpu$"):
+    with pytest.raises(ValueError, match=r"^op: backend is 'cuda'; allowed: auto, reference, cpu, triton$"):
         choose("op", "cuda", X)
     with pytest.raises(ValueError, match="it takes float32 on cpu, got bfloat16 on cpu; allowed here: reference"):
         choose("op", "cpu", X.bfloat16())
@@ -51,6 +51,44 @@ def test_what_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert available()["cpu"] == "it is not built"
     with pytest.raises(ValueError, match="it is not built"):
         choose("op", "cpu", X)
+
+
+def test_triton_runs_interpreted_where_asked_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("packdit.kernels.backend._has_triton", True)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert available()["triton"] == "ok"
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert choose("op", "triton", X.to(dtype)) == "triton"
+    assert choose("op", None, X) == "cpu"
+    for x, reason in ((X.double(), "got float64 on cpu"), (X.to("meta"), "got float32 on meta")):
+        with pytest.raises(ValueError, match=f"it takes .* on cuda, {reason}; allowed here: reference"):
+            choose("op", "triton", x)
+    with pytest.raises(ValueError, match="it computes no gradients"):
+        choose("op", "triton", torch.zeros(2, requires_grad=True))
+
+
+def test_a_model_on_triton_runs_library_calls_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("packdit.kernels.backend._has_triton", True)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with using("triton"):
+        assert choose("op", None, X) == "triton"
+        assert choose("linear", None, X) == "reference"
+    with pytest.raises(ValueError, match="there is no Triton kernel of linear; allowed here: cpu"):
+        choose("linear", "triton", X)
+
+
+def test_triton_needs_the_package_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("packdit.kernels.backend._has_triton", False)
+    with pytest.raises(ValueError, match="backend 'triton' cannot be used: the package triton is not installed"):
+        check("triton")
+    monkeypatch.setattr("packdit.kernels.backend._has_triton", True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="PyTorch finds no CUDA GPU; allowed here: cpu"):
+        choose("op", "triton", X)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(ValueError, match="got float32 on cpu"):
+        choose("op", "triton", X)
 
 
 def test_a_backend_can_be_checked_before_work() -> None:

@@ -125,7 +125,7 @@ def test_no_folder_and_no_conftest_at_the_root() -> None:
     assert not (ROOT / "conftest.py").exists()  # it would put the root on sys.path
 
 
-@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if (ROOT / folder).exists()])
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if (ROOT / folder / "__init__.py").exists()])
 def test_the_installed_package_is_the_sources(folder: str) -> None:
     installed = Path(import_module(f"packdit.{folder}").__path__[0])
     assert shipped(installed) == shipped(ROOT / folder)

@@ -1,0 +1,171 @@
+"""Triton kernels that go over the rows of a matrix: `modulate`, `gated_residual` and `norm_silu`.
+
+Triton is optional and a kernel needs it to be defined, so the kernels are apart from their references. Definitions and
+sources are in modulate.py, gated_residual.py and norm_silu.py. A program computes in float32 and holds whole rows, in
+an order of operations that follows from the width and the dtypes alone, so a row's result does not depend on others.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ELEMENTS_PER_PROGRAM = 2048  # narrow rows share a program
+
+
+@triton.jit
+def normalized(
+    x: tl.tensor, mask: tl.tensor, width: tl.constexpr, norm: tl.constexpr, eps: float
+) -> tl.tensor:  # as `normalize` of norm.py, over dimension 1 of a block
+    if norm == "layer":
+        x = tl.where(mask, x - (tl.sum(x, 1) / width)[:, None], 0.0)
+    if norm != "none":
+        x = x * tl.rsqrt(tl.sum(x * x, 1) / width + eps)[:, None]
+    return x
+
+
+@triton.jit(do_not_specialize=["num_tokens"])
+def modulate_kernel(
+    x: tl.tensor,
+    y: tl.tensor,
+    gate: tl.tensor,
+    shift: tl.tensor,
+    scale: tl.tensor,
+    row: tl.tensor,
+    total: tl.tensor,
+    out: tl.tensor,
+    num_tokens: int,
+    stride_x: int,
+    stride_y: int,
+    stride_gate: int,
+    stride_shift: int,
+    stride_scale: int,
+    eps: float,
+    width: tl.constexpr,
+    norm: tl.constexpr,
+    gated: tl.constexpr,
+    modulated: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+) -> None:
+    token = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
+    column = tl.arange(0, columns)[None, :]
+    exists = token < num_tokens
+    mask = exists[:, None] & (column < width)
+    index = tl.load(row + token, exists, other=0).to(tl.int64)
+    value = tl.load(x + token[:, None] * stride_x + column, mask, other=0.0).to(tl.float32)
+    if gated:
+        addend = tl.load(y + token[:, None] * stride_y + column, mask, other=0.0).to(tl.float32)
+        factor = tl.load(gate + index[:, None] * stride_gate + column, mask, other=0.0).to(tl.float32)
+        rounded = (value + factor * addend).to(total.dtype.element_ty)
+        tl.store(total + token[:, None] * width + column, rounded, mask)
+        value = rounded.to(tl.float32)  # the next block reads what was stored, so that fused and apart are equal
+    if modulated:
+        factor = 1 + tl.load(scale + index[:, None] * stride_scale + column, mask, other=0.0).to(tl.float32)
+        offset = tl.load(shift + index[:, None] * stride_shift + column, mask, other=0.0).to(tl.float32)
+        result = normalized(value, mask, width, norm, eps) * factor + offset
+        tl.store(out + token[:, None] * width + column, result.to(out.dtype.element_ty), mask)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def norm_silu_kernel(
+    x: tl.tensor,
+    weight: tl.tensor,
+    out: tl.tensor,
+    num_rows: int,
+    eps: float,
+    width: tl.constexpr,
+    norm: tl.constexpr,
+    weighted: tl.constexpr,
+    activation: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+) -> None:
+    row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)[:, None]
+    column = tl.arange(0, columns)[None, :]
+    mask = (row < num_rows) & (column < width)
+    value = tl.load(x + row * width + column, mask, other=0.0).to(tl.float32)
+    value = normalized(value, mask, width, norm, eps)
+    if weighted:
+        value = value * tl.load(weight + column, column < width, other=0.0).to(tl.float32)
+    if activation:
+        value = value / (1 + tl.exp(-value))
+    tl.store(out + row * width + column, value.to(out.dtype.element_ty), mask)
+
+
+def block_of(width: int) -> tuple[int, int]:
+    """Rows and columns of a program's block."""
+    columns = triton.next_power_of_2(width)
+    return max(1, ELEMENTS_PER_PROGRAM // columns), columns
+
+
+def num_warps(columns: int) -> int:
+    """At least 16 elements a thread, so that loads are wide; few enough to stay in registers."""
+    return min(max(columns // 512, 4), 16)
+
+
+def launch_modulate(
+    x: Tensor,
+    row: Tensor,
+    shift: Tensor | None,
+    scale: Tensor | None,
+    norm: str,
+    eps: float,
+    y: Tensor | None = None,
+    gate: Tensor | None = None,
+) -> list[Tensor]:
+    """[x + gate[row] * y] where y and gate are given, then [modulate of it, or of x] where shift and scale are.
+
+    The last dimensions of all are contiguous.
+    """
+    gated, modulated = y is not None, shift is not None
+    total = torch.empty(x.shape, dtype=x.dtype, device=x.device) if gated else None
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if modulated else None
+    results = [result for result in (total, out) if result is not None]
+    if x.numel() == 0:
+        return results
+    rows, columns = block_of(x.shape[1])
+    # what a variant of the kernel does not read is represented by x
+    matrices = [x if matrix is None else matrix for matrix in (x, y, gate, shift, scale)]
+    modulate_kernel[(triton.cdiv(x.shape[0], rows),)](
+        *matrices,
+        row,
+        x if total is None else total,
+        x if out is None else out,
+        x.shape[0],
+        *(matrix.stride(0) for matrix in matrices),
+        eps,
+        width=x.shape[1],
+        norm=norm,
+        gated=gated,
+        modulated=modulated,
+        rows=rows,
+        columns=columns,
+        num_warps=num_warps(columns),
+    )
+    return results
+
+
+def launch_norm_silu(x: Tensor, weight: Tensor | None, norm: str, activation: bool, eps: float) -> Tensor:
+    """As `norm_silu`; x and weight are contiguous."""
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if x.numel() == 0:
+        return out
+    width = x.shape[-1]
+    rows, columns = block_of(width)
+    num_rows = x.numel() // width
+    norm_silu_kernel[(triton.cdiv(num_rows, rows),)](
+        x,
+        x if weight is None else weight,
+        out,
+        num_rows,
+        eps,
+        width=width,
+        norm=norm,
+        weighted=weight is not None,
+        activation=activation,
+        rows=rows,
+        columns=columns,
+        num_warps=num_warps(columns),
+    )
+    return out
