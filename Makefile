@@ -16,7 +16,7 @@ PACKAGES := $(patsubst %/__init__.py,%,$(wildcard kernels/__init__.py runtime/__
 CSRC := $(wildcard csrc/*.cpp csrc/*.h)
 BUILD := pyproject.toml setup.py csrc $(CSRC)
 
-.PHONY: demo install test lint wheel types pytest clean
+.PHONY: demo install test lint wheel types pytest gate clean
 
 demo: $(VENV)/generate.stamp
 	$(BIN)/packdit generate "a red circle moves right on a black background" --out demo.mp4
@@ -46,6 +46,10 @@ types: wheel
 
 pytest: wheel
 	PYTHONPATH="$(CURDIR)/$(WHEEL):$(CURDIR)/$(VENV)/triton" $(BIN)/pytest --quiet --timeout=300
+
+# The full table of what the GPU kernels compile to; `make test` checks a part of it.
+gate: wheel
+	PYTHONPATH="$(CURDIR)/$(WHEEL):$(CURDIR)/$(VENV)/triton" $(BIN)/python -m packdit.kernels.aot bench/results/aot.csv
 
 $(VENV)/python.stamp:
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ELEMENTS_PER_PROGRAM = 1024
+ELEMENTS_PER_PROGRAM = 2048
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
