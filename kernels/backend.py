@@ -1,8 +1,8 @@
 """The one place that chooses which implementation of an op runs.
 
 An explicit backend wins over `using`, which wins over the environment variable PACKDIT_BACKEND, which wins over the
-automatic choice: `cpu` for float32 tensors on the CPU that need no gradient, `triton` for tensors on a CUDA GPU that
-need none, else `reference`. Asking for what cannot run is an error that says why.
+automatic choice: `cpu` for float32 tensors on the CPU that need no gradient, else `reference`. `triton` is taken only when
+it is asked for, until a GPU has verified it. Asking for what cannot run is an error that says why.
 """
 
 import os
@@ -65,7 +65,7 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> str:
     within = None if torch.compiler.is_compiling() else _default.get()  # torch.compile cannot trace a ContextVar
     asked = backend or within or os.environ.get("PACKDIT_BACKEND") or "auto"
     if asked == "auto":
-        return _automatic(op, tensors)
+        return _automatic(tensors)
     if asked not in BACKENDS:
         raise ValueError(f"{op}: backend is {asked!r}; allowed: auto, {', '.join(BACKENDS)}")
     if asked == "triton" and backend is None and op in WITHOUT_TRITON:
@@ -76,15 +76,12 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> str:
     elif asked == "triton":
         reason = _why_not_triton(op, tensors)
     if reason:
-        raise ValueError(f"{op}: backend {asked!r} cannot run this: {reason}; allowed here: {_automatic(op, tensors)}")
+        raise ValueError(f"{op}: backend {asked!r} cannot run this: {reason}; allowed here: {_automatic(tensors)}")
     return asked
 
 
-def _automatic(op: str, tensors: tuple[Tensor, ...]) -> str:
-    if not _why_not_cpu(tensors):
-        return "cpu"
-    on_gpu = any(x.is_cuda for x in tensors)
-    return "triton" if on_gpu and not _why_not_triton(op, tensors) else "reference"
+def _automatic(tensors: tuple[Tensor, ...]) -> str:
+    return "reference" if _why_not_cpu(tensors) else "cpu"
 
 
 def _why_not_cpu(tensors: tuple[Tensor, ...]) -> str:
