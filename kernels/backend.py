@@ -1,8 +1,8 @@
 """The one place that chooses which implementation of an op runs.
 
 An explicit backend wins over `using`, which wins over the environment variable PACKDIT_BACKEND, which wins over the
-automatic choice: `cpu` for float32 tensors on the CPU that need no gradient, else `reference`. `triton` is taken only when
-it is asked for, until a GPU has verified it. Asking for what cannot run is an error that says why.
+automatic choice: `cpu` for float32 tensors on the CPU that need no gradient, else `reference`. `triton` has to be asked
+for until a GPU has verified it. Asking for what cannot run is an error that says why.
 """
 
 import os
