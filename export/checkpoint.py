@@ -96,6 +96,7 @@ def fuse(parts: dict[str, Component], tensors: Tensors, tokenizer: Path) -> Tens
         "vae": shapes.reshape_vae(vae_shapes, tensors["vae"]),
         "text_encoder": {k.removeprefix("text_model."): v for k, v in tensors["text_encoder"].items()},
     }
+    # Made as the runtime makes them, for the checks in that alone.
     model = fill_module(vae_class("shapes"), vae, fused["vae"], "VAE")
     StreamingVAE(model, vae, torch.device("cpu"), torch.float32, None)
     TextEncoder(tokenizer / "tokenizer.json", text, fused["text_encoder"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,13 +41,14 @@ def make_batch(plan: Plan, samples: list[Sample], device: torch.device, dtype: t
     """Lays out `samples`, those that the plan took, in its order."""
     slots = max(len(s.state) for s in samples)
     state = torch.cat([_widen(s.state, slots) for s in samples], 1)
-    first = np.concatenate([[0], np.cumsum([s.num_tokens for s in samples])])
-    place = {index: i for i, index in enumerate(plan.samples)}
-    segments = [(samples[place[int(s)]], int(first[place[int(s)]]), int(b)) for s, b in _pairs(plan)]
+    first = offsets([s.num_tokens for s in samples])[:-1].tolist()
+    place = dict(zip(plan.samples, zip(samples, first, strict=True), strict=True))
+    branches = zip(plan.segment_sample.tolist(), plan.segment_branch.tolist(), strict=True)
+    segments = [(*place[index], branch) for index, branch in branches]
     source = torch.cat([torch.arange(begin, begin + s.num_tokens) for s, begin, _ in segments])
     cond = torch.empty(state.shape[1], dtype=torch.int32)
     uncond = torch.full_like(cond, -1)
-    for (sample, begin, branch), at in zip(segments, plan.cu_seqlens.tolist(), strict=False):
+    for (sample, begin, branch), at in zip(segments, plan.cu_seqlens[:-1].tolist(), strict=True):
         rows = torch.arange(at, at + sample.num_tokens, dtype=torch.int32)
         (uncond if branch else cond)[begin : begin + sample.num_tokens] = rows
     tables = [torch.from_numpy(pad(track[s.stage].matrix, slots)).float() for s in samples for track in s.levels]
@@ -61,12 +61,8 @@ def make_batch(plan: Plan, samples: list[Sample], device: torch.device, dtype: t
         uncond=uncond.to(device),
         guidance=torch.tensor([s.request.guidance for s in samples for _ in s.levels]).to(device),
         table=torch.stack(tables).to(device),
-        row=_level_rows([(s, len(s.levels)) for s in samples]).to(device),
+        row=_level_rows(samples).to(device),
     )
-
-
-def _pairs(plan: Plan) -> list[tuple[int, int]]:
-    return list(zip(plan.segment_sample.tolist(), plan.segment_branch.tolist(), strict=True))
 
 
 def _widen(state: Tensor, slots: int) -> Tensor:
@@ -74,13 +70,10 @@ def _widen(state: Tensor, slots: int) -> Tensor:
     return torch.cat([state, state.new_zeros(missing, *state.shape[1:])]) if missing else state
 
 
-def _level_rows(parts: list[tuple[Sample, int]]) -> Tensor:
-    """int32: for each part's tokens, its level plus the rows of the parts before it."""
-    rows, base = [], 0
-    for sample, count in parts:
-        rows.append(sample.level + base)
-        base += count
-    return torch.cat(rows).to(torch.int32)
+def _level_rows(samples: list[Sample]) -> Tensor:
+    """int32: for the tokens of each, a row a level, after the rows of those before it."""
+    bases = offsets([len(s.levels) for s in samples])[:-1].tolist()
+    return torch.cat([s.level + base for s, base in zip(samples, bases, strict=True)]).to(torch.int32)
 
 
 def _make_pack(plan: Plan, segments: list[tuple[Sample, int]], device: torch.device) -> Pack:
@@ -89,7 +82,7 @@ def _make_pack(plan: Plan, segments: list[tuple[Sample, int]], device: torch.dev
     texts = [s.texts[branch] for s, branch in segments]
     return Pack(
         cu_seqlens=torch.from_numpy(plan.cu_seqlens).to(device),
-        row=_level_rows([(s, len(s.levels)) for s, _ in segments]).to(device),
+        row=_level_rows([s for s, _ in segments]).to(device),
         timestep=torch.tensor(timesteps, dtype=torch.float32, device=device),
         row_segment=torch.tensor(owners, dtype=torch.int32, device=device),
         text=torch.cat(texts),

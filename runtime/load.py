@@ -39,7 +39,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype called `dtype`; "auto" is bf16 on a GPU and fp32 on a CPU, where it is the fastest (DESIGN 10)."""
+    """The dtype called `dtype`; "auto" is bf16 on a GPU and fp32, which the C++ kernels take, on a CPU."""
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in DTYPES:

@@ -3,7 +3,7 @@
 Pixels [n, frames, height, width, 3] in -1..1 <-> latents [n, 1 + k, height/8, width/8, channels] for 1 + 4k frames: the
 first frame alone, then groups of four. Every operation sees its own and earlier frames only, and norms are per
 position, so a clip can be encoded and decoded in pieces with the same result. Continuous latents without a codebook:
-noise and a small penalty in training keep them smooth (after Sora's description, DESIGN of the project).
+noise and a small penalty in training keep them smooth.
 
 Convolution weights are kept as matrices [out, taps * in] (time, y, x, in): the optimizer orthogonalizes matrices.
 """
