@@ -18,6 +18,7 @@ struct Scratch {
     float* queries;   // [panel][head_dim][kPanel]
     float* keys;      // [head_dim][kKeys]
     float* values;    // [kKeys][padded]
+    float* biases;    // [kKeys]
     float* weights;   // [kKeys][kPanel]: scores, then their exponentials
     float* weighted;  // [padded][kPanel]: the weighted sums of one key block's values
     float* sums;      // [panel][padded][kPanel]: the weighted sums of all values so far
@@ -31,6 +32,7 @@ inline void lay_out(Scratch& s, int64_t dim, Place place) {
     place(s.queries, kQueries * dim);
     place(s.keys, kKeys * dim);
     place(s.values, kKeys * padded(dim));
+    place(s.biases, kKeys);
     place(s.weights, kKeys * kPanel);
     place(s.weighted, padded(dim) * kPanel);
     place(s.sums, kQueries * padded(dim));
@@ -103,11 +105,12 @@ inline void score(const Scratch& s, const Panel& p, int64_t dim) {
 
 // Turns the scores of sixteen queries into weights, in place, and brings their running maxima and totals up to date.
 // Returns the factors for what they have summed so far.
-inline F16 soften(float* scores, const Panel& p, F16 limits, float scale, float* maxima, float* totals) {
+inline F16 soften(float* scores, const float* biases, const Panel& p, F16 limits, float scale, float* maxima,
+                  float* totals) {
     F16 largest[4] = {set(-kInfinity), set(-kInfinity), set(-kInfinity), set(-kInfinity)};
     by_fours(p.most, [&](int64_t key, int j) {
         float* at = scores + key * kPanel;
-        F16 value = load(at) * set(scale);
+        F16 value = fma(load(at), set(scale), set(biases[key]));
         if (key >= p.fewest) value = select_less(set(static_cast<float>(key)), limits, value, set(-kInfinity));
         store(at, value);
         largest[j] = max(largest[j], value);
@@ -174,7 +177,8 @@ inline void attend_panel(const AttentionBlock& b, const Scratch& s, const Panel&
     for (int v = 0; v < p.vectors; ++v) {
         const int64_t lane = p.first + 16 * v;
         const F16 limits = load(p.limits + 16 * v);
-        store(factors + 16 * v, soften(s.weights + 16 * v, p, limits, b.scale, s.maxima + lane, s.totals + lane));
+        store(factors + 16 * v,
+              soften(s.weights + 16 * v, s.biases, p, limits, b.scale, s.maxima + lane, s.totals + lane));
     }
     weigh(s, p, b.head_dim);
     float* sums = s.sums + p.first * padded(b.head_dim);
@@ -226,6 +230,7 @@ void attention(const AttentionBlock& b) {
         const int64_t num_keys = b.segment_keys - first_key < kKeys ? b.segment_keys - first_key : kKeys;
         pack_heads(b.k + first_key * b.k_stride, b.k_stride, num_keys, dim, s.keys, kKeys);
         pack_plain(b.v + first_key * b.v_stride, b.v_stride, num_keys, dim, s.values, padded(dim));
+        for (int64_t i = 0; i < num_keys; ++i) s.biases[i] = b.key_bias ? b.key_bias[first_key + i] : 0.0f;
         for (int64_t i = 0; i < b.num_queries; i += kPanel) {
             const Panel panel(b, i, first_key, num_keys);
             if (panel.most > 0) attend_panel(b, s, panel);

@@ -156,9 +156,9 @@ void causal_conv3d(Address x, const std::array<int64_t, 4>& size, Address past, 
 
 void varlen_attention(const HeadsArg& q, const HeadsArg& k, const HeadsArg& v, Address cu_seqlens_q,
                       Address cu_seqlens_k, int64_t segments, int64_t num_queries, int64_t head_dim, bool causal,
-                      float scale, Address out, int threads) {
+                      float scale, Address key_bias, Address out, int threads) {
     packdit::varlen_attention({heads(q), heads(k), heads(v), ints(cu_seqlens_q), ints(cu_seqlens_k), segments,
-                               num_queries, head_dim, causal, scale, floats(out)},
+                               num_queries, head_dim, causal, scale, floats(key_bias), floats(out)},
                               threads);
 }
 

@@ -80,6 +80,7 @@ struct Attention {
     int64_t segments, num_queries, head_dim;
     bool causal;
     float scale;
+    const float* key_bias;  // of each row of k; null: none
     float* out;
 };
 

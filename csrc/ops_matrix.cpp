@@ -88,6 +88,7 @@ AttentionBlock block_of(const Attention& a, int64_t segment, int64_t first_query
     b.head_dim = a.head_dim;
     b.causal = a.causal;
     b.scale = a.scale;
+    b.key_bias = a.key_bias ? a.key_bias + start_k : nullptr;
     return b;
 }
 

@@ -94,6 +94,7 @@ def varlen_attention(
     head_dim: int,
     causal: bool,
     scale: float,
+    key_bias: int,
     out: int,
     threads: int,
 ) -> None: ...

@@ -1,8 +1,9 @@
-"""softmax(scale Q Kᵀ) V within each segment of a pack.
+"""softmax(scale Q Kᵀ + key_bias) V within each segment of a pack.
 
 Source: attention, arXiv 1706.03762, section 3.2.1, over segments as in FlashAttention's varlen call (arXiv 2205.14135),
 whose convention is kept: causal aligns the last query with the last key (bottom right). A query that sees no key, and a
-row that lies in no segment, gives 0.
+row that lies in no segment, gives 0. A key that stands for n equal ones, as the rows of a model's padding are, has
+key_bias log(n): exp(score + log(n)) is what the n would sum to.
 """
 
 import torch
@@ -16,11 +17,16 @@ MAX_HEAD_DIM = 256
 QUERY_BLOCK = 128  # the unit of query blocks in a work table
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Tensor:
-    """Dense attention of q [Tq, H, D] to k, v [Tk, Hk, D] where visible [Tq, Tk]; no key visible gives 0."""
+def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, key_bias: Tensor | None = None) -> Tensor:
+    """Dense attention of q [Tq, H, D] to k, v [Tk, Hk, D] where visible [Tq, Tk]; no key visible gives 0.
+
+    key_bias [Tk] is added to the scaled scores of each key.
+    """
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+    if key_bias is not None:
+        scores = scores + key_bias
     sees_a_key = visible.any(-1, keepdim=True)
     scores = scores.masked_fill(~visible, -torch.inf).masked_fill(~sees_a_key, 0)
     weights = scores.softmax(-1).masked_fill(~sees_a_key, 0)
@@ -28,7 +34,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Te
 
 
 def varlen_attention_reference(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    causal: bool,
+    scale: float,
+    key_bias: Tensor | None = None,
 ) -> Tensor:
     """The definition, in plain PyTorch; differentiable. Arguments as in `varlen_attention`.
 
@@ -37,12 +50,20 @@ def varlen_attention_reference(
     """
     wide = accurate(q), accurate(k), accurate(v)
     if readable(cu_seqlens_q) and readable(cu_seqlens_k):
-        return _segment_by_segment(*wide, cu_seqlens_q.tolist(), cu_seqlens_k.tolist(), causal, scale).to(q.dtype)
-    return attend(*wide, _visible(q, k, cu_seqlens_q, cu_seqlens_k, causal), scale).to(q.dtype)
+        starts = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+        return _segment_by_segment(*wide, *starts, causal, scale, key_bias).to(q.dtype)
+    return attend(*wide, _visible(q, k, cu_seqlens_q, cu_seqlens_k, causal), scale, key_bias).to(q.dtype)
 
 
 def _segment_by_segment(
-    q: Tensor, k: Tensor, v: Tensor, starts_q: list[int], starts_k: list[int], causal: bool, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    starts_q: list[int],
+    starts_k: list[int],
+    causal: bool,
+    scale: float,
+    key_bias: Tensor | None,
 ) -> Tensor:
     pieces = [torch.zeros_like(q[: starts_q[0]])]
     for segment in range(len(starts_q) - 1):
@@ -52,7 +73,8 @@ def _segment_by_segment(
         visible = torch.ones(num_q, num_k, dtype=torch.bool, device=q.device)
         if causal:
             visible = visible.tril(num_k - num_q)
-        pieces.append(attend(q[in_q], k[in_k], v[in_k], visible, scale))
+        bias = None if key_bias is None else key_bias[in_k]
+        pieces.append(attend(q[in_q], k[in_k], v[in_k], visible, scale, bias))
     pieces.append(torch.zeros_like(q[starts_q[-1] :]))
     return torch.cat(pieces)
 
@@ -76,21 +98,36 @@ def _segments(num_tokens: int, offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 @custom_op("varlen_attention")
 def _varlen_attention(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    causal: bool,
+    scale: float,
+    key_bias: Tensor | None = None,
 ) -> Tensor:
     q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
     cu_seqlens_q, cu_seqlens_k = cu_seqlens_q.contiguous(), cu_seqlens_k.contiguous()
+    key_bias = None if key_bias is None else key_bias.contiguous()
     out = q.new_empty(q.shape)
     native().varlen_attention(
         *(heads(q), heads(k), heads(v), address(cu_seqlens_q), address(cu_seqlens_k), cu_seqlens_q.shape[0] - 1),
-        *(q.shape[0], q.shape[2], causal, scale, address(out), torch.get_num_threads()),
+        *(q.shape[0], q.shape[2], causal, scale, address(key_bias), address(out), torch.get_num_threads()),
     )
     return out
 
 
 @torch.library.register_fake("packdit::varlen_attention")
 def _(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    causal: bool,
+    scale: float,
+    key_bias: Tensor | None = None,
 ) -> Tensor:
     return q.new_empty(q.shape)
 
@@ -140,6 +177,13 @@ def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise ValueError(f"varlen_attention: q has {heads} heads; allowed: multiples of the {k.shape[1]} of k")
 
 
+def _check_key_bias(key_bias: Tensor, num_keys: int, device: torch.device) -> None:
+    check_tensor("varlen_attention: key_bias", key_bias, (num_keys,), (torch.float32, torch.float64), device)
+    if readable(key_bias) and not key_bias.isfinite().all():
+        index = int(key_bias.isfinite().logical_not().nonzero()[0])
+        raise ValueError(f"varlen_attention: key_bias[{index}] is {key_bias[index].item()}; allowed: finite numbers")
+
+
 def varlen_attention(
     q: Tensor,
     k: Tensor,
@@ -149,6 +193,7 @@ def varlen_attention(
     *,
     causal: bool = False,
     scale: float | None = None,
+    key_bias: Tensor | None = None,
     work: Tensor | None = None,
     max_seqlen: int | None = None,
     backend: str | None = None,
@@ -157,9 +202,10 @@ def varlen_attention(
 
     q [Tq, H, D]; k, v [Tk, Hk, D], H a multiple of Hk, also as strided views; D at most 256; cu_seqlens_q and
     cu_seqlens_k (None: the same) int32 [S + 1], where segment s is rows cu[s] to cu[s + 1]; scale None: 1 / sqrt(D);
-    work int32 [N, 2]: the planner's (segment, block of QUERY_BLOCK queries) entries, segment -1 where there is no more
-    work, and max_seqlen: a bound on the segments' lengths, for backends that launch from them. Queries that no entry
-    covers give 0. ValueError for anything else, and for offsets on the CPU that decrease.
+    key_bias float32 [Tk], finite: added to the scaled scores of each key, for all heads and queries; float64 with a
+    float64 reference; work int32 [N, 2]: the planner's (segment, block of QUERY_BLOCK queries) entries, segment -1
+    where there is no more work, and max_seqlen: a bound on the segments' lengths, for backends that launch from them.
+    Queries that no entry covers give 0. ValueError for anything else, and for offsets on the CPU that decrease.
     """
     _check_heads(q, k, v)
     check_tensor("varlen_attention: cu_seqlens_q", cu_seqlens_q, (None,), INT32, q.device)
@@ -170,10 +216,16 @@ def varlen_attention(
     check_offsets("varlen_attention: cu_seqlens_k", cu_seqlens_k, k.shape[0])
     if work is not None:
         check_tensor("varlen_attention: work", work, (None, 2), INT32, q.device)
+    tensors = [q, k, v]
+    if key_bias is not None:
+        _check_key_bias(key_bias, k.shape[0], q.device)
+        tensors.append(key_bias)
     factor = q.shape[2] ** -0.5 if scale is None else scale
-    chosen = choose("varlen_attention", backend, q, k, v)
+    chosen = choose("varlen_attention", backend, *tensors)
     if chosen == "reference":
-        return varlen_attention_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor)
+        return varlen_attention_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor, key_bias)
     if chosen == "triton":
+        if key_bias is not None:
+            raise ValueError("varlen_attention: the Triton kernel takes no key_bias; allowed: backend 'reference'")
         return _varlen_attention_triton(q, k, v, cu_seqlens_q, cu_seqlens_k, work, causal, factor)
-    return _varlen_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor)
+    return _varlen_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor, key_bias)

@@ -54,7 +54,10 @@ def test_the_reference_computes_in_float32_and_differentiates() -> None:
     assert torch.equal(varlen_attention(*half, cu), exact.bfloat16())
     wide = [t.double().requires_grad_() for t in inputs(5, 5, 3, heads=2, kv_heads=1)]
     cu_q, cu_k = offsets([3, 0, 1]), offsets([2, 0, 2])  # the first query sees no key, the last lies in no segment
-    assert torch.autograd.gradcheck(lambda *t: varlen_attention_reference(*t, cu_q, cu_k, True, 0.3), wide)
+    bias = torch.randn(5).double().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda *t: varlen_attention_reference(*t[:3], cu_q, cu_k, True, 0.3, t[3]), (*wide, bias)
+    )
 
 
 def test_the_scale_is_optional() -> None:
@@ -85,6 +88,35 @@ def test_cpu_of_ragged_lengths(head_dim: int, causal: bool) -> None:
 @pytest.mark.parametrize("kv_heads", [1, 2, 3, 6])
 def test_cpu_groups_heads(kv_heads: int) -> None:
     check_cpu(varlen_attention, *inputs(60, 60, 16, heads=6, kv_heads=kv_heads), offsets([20, 40]))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_cpu_adds_a_bias_to_each_key(causal: bool) -> None:
+    cu_q, cu_k = (offsets(lengths) for lengths in zip(*CROSS, strict=True))
+    q, k, v = inputs(int(cu_q[-1]), int(cu_k[-1]), 17)
+    bias = torch.randn(len(k), generator=torch.Generator().manual_seed(0)) * 3
+    biased = check_cpu(varlen_attention, q, k, v, cu_q, cu_k, causal=causal, key_bias=bias)[0]
+    strided = torch.stack((bias, bias), 1)[:, 0]
+    assert_same_bits(varlen_attention(q, k, v, cu_q, cu_k, causal=causal, key_bias=strided, backend="cpu"), biased)
+    plain = varlen_attention(q, k, v, cu_q, cu_k, causal=causal, backend="cpu")
+    for constant in (0.0, -0.0):
+        zeros = torch.full_like(bias, constant)
+        got = varlen_attention(q, k, v, cu_q, cu_k, causal=causal, key_bias=zeros, backend="cpu")
+        assert_same_bits(got, plain, f"bias {constant}")
+    masked = MASKED(q, k, v, cu_q, cu_k, causal, 17**-0.5, bias)
+    torch.testing.assert_close(masked, biased)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_the_bias_log_n_stands_for_n_equal_keys(backend: str) -> None:
+    q, k, v = inputs(20, 30, 32)
+    counts = torch.ones(30, dtype=torch.int64)
+    counts[12], counts[29] = 7, 400
+    cu_q, cu_k = offsets([9, 11]), offsets([13, 17])
+    repeated = (k.repeat_interleave(counts, 0), v.repeat_interleave(counts, 0))
+    expected = varlen_attention(q, *repeated, cu_q, offsets([19, 416]), backend="reference")
+    got = varlen_attention(q, k, v, cu_q, cu_k, key_bias=counts.log(), backend=backend)
+    torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -210,6 +242,13 @@ def test_bad_arguments() -> None:
         ((q, k, v, cu_q, offsets([12, 1])), {}, r"cu_seqlens_k\[2\] is 13"),
         ((q, k, v, cu_q, cu_k), {"work": torch.zeros(3, dtype=torch.int32)}, r"work is int32 \[3\]"),
         ((*inputs(3, 3, 257), offsets([3])), {}, "head dim is 257; allowed: 1 to 256"),
+        (
+            (q, k, v, cu_q, cu_k),
+            {"key_bias": torch.zeros(10)},
+            r"key_bias is float32 \[10\] on cpu; allowed: .* \[12\]",
+        ),
+        ((q, k, v, cu_q, cu_k), {"key_bias": torch.zeros(12).half()}, "key_bias is float16"),
+        ((q, k, v, cu_q, cu_k), {"key_bias": torch.zeros(12) / 0}, r"key_bias\[0\] is nan; allowed: finite numbers"),
     ]:
         with pytest.raises(ValueError, match=f"^varlen_attention: {message}"):
             varlen_attention(*arguments, **options)
@@ -218,3 +257,4 @@ def test_bad_arguments() -> None:
 def test_op() -> None:
     arguments = (*inputs(10, 10, 8), offsets([4, 6]), offsets([4, 6]), True, 0.3)
     torch.library.opcheck(torch.ops.packdit.varlen_attention.default, arguments)
+    torch.library.opcheck(torch.ops.packdit.varlen_attention.default, (*arguments, torch.zeros(10)))
