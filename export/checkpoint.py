@@ -67,7 +67,16 @@ def convert(
         "family": CLASSES[parts["transformer"].config["_class_name"]],
         "dtype": dtype,
         "quantization": "none",
-        "components": {k: {"config": p.config, "weights": f"{k}.safetensors"} for k, p in parts.items()},
+        "components": {
+            k: {
+                "class": p.config.get("_class_name") or p.config["architectures"][0],
+                "config": {n: v for n, v in p.config.items() if not n.startswith("_")},
+                "weights": [f"{k}.safetensors"],
+            }
+            for k, p in parts.items()
+        },
+        "prompt": None,
+        "schedule": None,
         "limits": asdict(Limits(**shapes.limits(parts["transformer"].config, scheduler))),
         "fused": list(shapes.FUSED),
         "source": {str(p.file.relative_to(source)): file_hash(p.file) for p in parts.values()},
@@ -90,14 +99,14 @@ def fuse(parts: dict[str, Component], tensors: Tensors, tokenizer: Path) -> Tens
         if got not in known:
             raise ValueError(f"the {what} {quote(got)} is not known; known is {', '.join(map(str, known))}")
     fill_module(shapes.UnfusedTransformer, transformer, tensors["transformer"], "transformer")
-    vae_shapes = {k: tuple(v.shape) for k, v in empty_module(vae_class("shapes"), vae, "VAE").state_dict().items()}
+    vae_shapes = {k: tuple(v.shape) for k, v in empty_module(vae_class(shapes.VAE), vae, "VAE").state_dict().items()}
     fused = {
         "transformer": shapes.fuse_transformer(transformer, tensors["transformer"]),
         "vae": shapes.reshape_vae(vae_shapes, tensors["vae"]),
         "text_encoder": {k.removeprefix("text_model."): v for k, v in tensors["text_encoder"].items()},
     }
     # Made as the runtime makes them, for the checks in that alone.
-    model = fill_module(vae_class("shapes"), vae, fused["vae"], "VAE")
+    model = fill_module(vae_class(shapes.VAE), vae, fused["vae"], "VAE")
     StreamingVAE(model, vae, torch.device("cpu"), torch.float32, None)
     TextEncoder(tokenizer / "tokenizer.json", text, fused["text_encoder"])
     for what, got, want in (

@@ -67,7 +67,7 @@ def _exact(bundle: Bundle, weights: Tensors) -> Models:
     wide = {k: {n: t.to(kind) for n, t in v.items()} for k, v in weights.items()}
     config = {name: bundle.config(name) for name in wide}
     transformer = fill_module(UnfusedTransformer, config["transformer"], wide["transformer"], "transformer")
-    vae = fill_module(vae_class(bundle.family), config["vae"], wide["vae"], "VAE")
+    vae = fill_module(vae_class(bundle.class_name("vae")), config["vae"], wide["vae"], "VAE")
     tokenizer = bundle.path("tokenizer/tokenizer.json")
     return Models(
         transformer=PackedTransformer(transformer, cpu, kind, "reference"),

@@ -1,7 +1,8 @@
 """A bundle on disk: `bundle.json` and the files it names. Read-only, and never executable.
 
-`bundle.json` holds: format, family, dtype, quantization, components (name -> class, config, weights file), limits,
-files (name -> bytes, sha256), source (what it was made from), fused, verified, and the digest of all of that.
+`bundle.json` holds: format, family, dtype, quantization, components (name -> class, config, weights files), files (name
+-> bytes, sha256), source (what it was made from), fused, verified, and the digest of all of that. A whole pipeline's also
+holds, as data, prompt (how text becomes states), schedule (of its noise) and limits; a single component's has null there.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .models import FAMILIES
 from .request import Limits, quote
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 SHIPPED = Path(__file__).parent / "bundles"
 
 
@@ -74,14 +76,17 @@ class Bundle:
             raise ValueError(f"the bundle.json of {where} is not a bundle's description; export the bundle again")
         if description["format"] > FORMAT:
             raise ValueError(
-                f"the bundle {where} has format {quote(description['format'])}, "
-                f"this packdit reads up to {FORMAT}: update it"
+                f"the bundle {where} has format {quote(description['format'])}, this packdit reads {FORMAT}: update it"
+            )
+        if description["format"] < FORMAT:
+            raise ValueError(
+                f"the bundle {where} has format {description['format']}, this packdit reads {FORMAT}: "
+                "export it again from its source"
             )
         if description.get("digest") != digest(description):
             raise ValueError(f"the bundle.json of {where} was altered after it was written; export the bundle again")
         _check_description(where, description)
-        for name, entry in description["files"].items():
-            _check_file(folder, name, entry)
+        _check_files(folder, description["files"])
         return cls(folder=folder, description=description)
 
     @property
@@ -90,10 +95,25 @@ class Bundle:
 
     @property
     def limits(self) -> Limits:
+        """The sizes that it can do. ValueError where it is no whole pipeline."""
+        if self.description["limits"] is None:
+            raise ValueError(
+                f"the bundle {quote(str(self.folder))} holds no pipeline, only its {', '.join(self.components)}; "
+                "to generate, export the whole pipeline's directory"
+            )
         return Limits(**self.description["limits"])
 
+    @property
+    def components(self) -> list[str]:
+        """The names of those it holds, "transformer", "vae", ..."""
+        return list(self.description["components"])
+
+    def class_name(self, component: str) -> str:
+        """The class of a component, as its checkpoint names it."""
+        return str(self._component(component)["class"])
+
     def config(self, component: str) -> dict[str, Any]:
-        """The config of "transformer", "vae" or "text_encoder"."""
+        """The config of a component, as its checkpoint has it."""
         return dict(self._component(component)["config"])
 
     def weights(self, component: str) -> dict[str, Tensor]:
@@ -101,11 +121,16 @@ class Bundle:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = self.path(self._component(component)["weights"])
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{quote(str(path))} is no safetensors file; export the bundle again") from error
+        weights: dict[str, Tensor] = {}
+        for path in map(self.path, self._component(component)["weights"]):
+            try:
+                shard = load_file(path)
+            except (OSError, SafetensorError) as error:
+                raise ValueError(f"{quote(str(path))} is no safetensors file; export the bundle again") from error
+            for name in shard.keys() & weights.keys():
+                raise ValueError(f"{quote(str(path))} holds {quote(name)} a second time; export the bundle again")
+            weights |= shard
+        return weights
 
     def path(self, name: str) -> Path:
         """The path of one of the bundle's files."""
@@ -127,19 +152,17 @@ def _is_format(value: Any) -> bool:
 def _check_description(where: str, description: dict[str, Any]) -> None:
     """ValueError unless every field that is used later is there and of its type."""
     files, components = description.get("files"), description.get("components")
-    if description.get("family") not in FAMILIES:
-        raise ValueError(
-            f"the bundle {where} is of the family {quote(description.get('family'))}, "
-            f"this packdit knows {', '.join(FAMILIES)}: update it"
-        )
     fits = (
         _are(files, {"bytes": int, "sha256": str})
-        and _are(components, {"config": dict, "weights": str})
-        and isinstance(description.get("dtype"), str)
-        and isinstance(description.get("limits"), dict)
+        and _are(components, {"class": str, "config": dict, "weights": list})
+        and all(c["weights"] and set(map(type, c["weights"])) == {str} for c in components.values())
+        and all(isinstance(description.get(field), str) for field in ("family", "dtype"))
+        and all(isinstance(description.get(field, 0), dict | None) for field in ("prompt", "schedule", "limits"))
     )
     if not fits:
         raise ValueError(f"the bundle.json of {where} lacks what a bundle must say; export the bundle again")
+    if description["limits"] is None:
+        return
     try:
         Limits(**description["limits"])
     except (TypeError, ValueError) as error:
@@ -169,19 +192,31 @@ def open_bundle(bundle: Bundle | str | Path) -> Bundle:
     return bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
 
 
-def _check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
+def _check_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Names and sizes of all, which is quick, before the first byte is hashed; then all of them in parallel."""
+    for name, entry in files.items():
+        _check_size(folder, name, entry["bytes"])
+    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+        list(pool.map(partial(_check_hash, folder), files, [entry["sha256"] for entry in files.values()]))
+
+
+def _check_size(folder: Path, name: str, size: int) -> None:
     path, where = folder / name, quote(str(folder))
     if not _is_inside(folder, name):
         raise ValueError(f"the bundle {where} names a file outside of itself: {quote(name)}")
     if not os.path.isfile(path):
         raise ValueError(f"the bundle {where} lacks its file {quote(name)}; copy or export it again")
-    if path.stat().st_size != entry["bytes"]:
+    if path.stat().st_size != size:
         raise ValueError(
-            f"{quote(name)} of the bundle {where} has {path.stat().st_size} bytes instead of {quote(entry['bytes'])}: "
+            f"{quote(name)} of the bundle {where} has {path.stat().st_size} bytes instead of {quote(size)}: "
             "it is truncated or altered; copy or export it again"
         )
+
+
+def _check_hash(folder: Path, name: str, sha256: str) -> None:
+    where = quote(str(folder))
     try:
-        same = file_hash(path) == entry["sha256"]
+        same = file_hash(folder / name) == sha256
     except OSError as error:
         raise ValueError(f"{quote(name)} of the bundle {where} cannot be read: {error.strerror}") from error
     if not same:

@@ -182,7 +182,8 @@ def load_transformer(
 ) -> PackedTransformer:
     """The transformer of a bundle (a name that ships, a directory, or an opened one). ValueError for what cannot be."""
     opened = open_bundle(bundle)
-    return PackedTransformer(*_load(opened, "transformer", transformer_class(opened.family), device, dtype, backend))
+    make = transformer_class(opened.class_name("transformer"))
+    return PackedTransformer(*_load(opened, "transformer", make, device, dtype, backend))
 
 
 def load_vae(
@@ -190,5 +191,5 @@ def load_vae(
 ) -> StreamingVAE:
     """The VAE of a bundle, as `load_transformer`."""
     opened = open_bundle(bundle)
-    model, place, kind, kernels = _load(opened, "vae", vae_class(opened.family), device, dtype, backend)
+    model, place, kind, kernels = _load(opened, "vae", vae_class(opened.class_name("vae")), device, dtype, backend)
     return StreamingVAE(model, opened.config("vae"), place, kind, kernels)

@@ -45,7 +45,8 @@ def rewrite(folder: Path, change: Callable[[Description], Any], *, sign: bool = 
 def test_opens(bundle_dir: Path) -> None:
     bundle = Bundle.open(bundle_dir)
     assert (bundle.family, bundle.limits.side_step) == ("shapes", 16)
-    assert bundle.config("transformer")["_class_name"] == "ShapesVideoDiT"
+    assert bundle.components == ["transformer", "vae", "text_encoder"]
+    assert (bundle.class_name("transformer"), bundle.config("transformer")["depth"]) == ("ShapesVideoDiT", 2)
     assert bundle.weights("vae")["decoder.up.weight"].shape == (24, 10)
     assert bundle.path("tokenizer/tokenizer.json").is_file()
     assert Bundle.open(str(bundle_dir)).description == bundle.description
@@ -108,7 +109,12 @@ def test_an_altered_description(copy: Path) -> None:
 
 def test_a_newer_format(copy: Path) -> None:
     rewrite(copy, lambda d: (d.clear(), d.update(format=FORMAT + 1, novel=True)))
-    assert f"has format {FORMAT + 1}, this packdit reads up to {FORMAT}" in refusal(copy)
+    assert f"has format {FORMAT + 1}, this packdit reads {FORMAT}: update it" in refusal(copy)
+
+
+def test_an_older_format(copy: Path) -> None:
+    rewrite(copy, lambda d: d.update(format=FORMAT - 1))
+    assert f"has format {FORMAT - 1}, this packdit reads {FORMAT}: export it again from its source" in refusal(copy)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +140,7 @@ def test_a_path_that_climbs_out(copy: Path, name: str) -> None:
     entry = {"bytes": 6, "sha256": file_hash(copy.parent / "secret")}
     rewrite(copy, lambda d: d["files"].update({name: entry}))
     assert "names a file outside of itself" in refusal(copy)
-    rewrite(copy, lambda d: d["components"]["vae"].update(weights=name))
+    rewrite(copy, lambda d: d["components"]["vae"].update(weights=[name]))
     refusal(copy)
 
 
@@ -169,7 +175,7 @@ def put(*keys: str, value: Any) -> Callable[[Description], None]:
     "change",
     [
         *(lambda d, key=key: d.pop(key) for key in ("files", "components", "family", "limits", "dtype")),
-        *(put(key, value=None) for key in ("files", "components", "family", "limits", "dtype")),
+        *(put(key, value=None) for key in ("files", "components", "family", "dtype")),
         *(put(key, value=["a"]) for key in ("files", "components", "family", "limits")),
         put("files", "vae.safetensors", value=None),
         put("files", "vae.safetensors", value={"bytes": "12", "sha256": ""}),
@@ -178,8 +184,10 @@ def put(*keys: str, value: Any) -> Callable[[Description], None]:
         put("components", "vae", value="vae.safetensors"),
         put("components", "vae", value={"config": {}}),
         put("components", "vae", "config", value=[]),
-        put("components", "vae", "weights", value=7),
-        put("family", value="x" * 999),
+        *(put("components", "vae", "weights", value=value) for value in (7, "vae.safetensors", [], [7], ["a", None])),
+        put("components", "vae", "class", value=None),
+        put("prompt", value="text"),
+        put("schedule", value=[]),
         put("limits", "side_step", value=0),
         put("limits", "width", value=1.5),
         put("limits", "novel", value=1),
@@ -209,8 +217,11 @@ def test_a_component_that_is_not_there(copy: Path, component: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        put("components", "vae", "weights", value="../vae.safetensors"),
-        put("components", "vae", "weights", value="tokenizer/tokenizer.json"),
+        put("components", "vae", "weights", value=["../vae.safetensors"]),
+        put("components", "vae", "weights", value=["tokenizer/tokenizer.json"]),
+        put("components", "vae", "weights", value=["vae.safetensors", "vae.safetensors"]),
+        put("components", "vae", "class", value="AutoencoderMystery"),
+        put("components", "transformer", "class", value="x" * 999),
         put("components", "vae", "config", value={}),
         put("components", "vae", "config", "latents_mean", value=[1.0]),
         put("components", "vae", "config", "latents_std", value=["1", "1", "1", "1"]),

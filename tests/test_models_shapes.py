@@ -88,6 +88,9 @@ def test_positions_are_the_trained_ones(shapes: SimpleNamespace) -> None:
         torch.testing.assert_close(features, shapes.dit.position_features(grid), rtol=0, atol=1e-12)
 
 
-def test_families_are_found_by_name() -> None:
-    assert transformer_class("shapes").__name__ == "ShapesTransformer"
-    assert vae_class("shapes").__name__ == "ShapesVAE"
+def test_classes_are_found_by_the_checkpoints_names() -> None:
+    assert transformer_class("ShapesVideoDiT").__name__ == "ShapesTransformer"
+    assert vae_class("ShapesVideoVAE").__name__ == "ShapesVAE"
+    for find, what in ((transformer_class, "transformer"), (vae_class, "VAE")):
+        with pytest.raises(ValueError, match=f"^the {what} class 'Mystery' is not known; this packdit knows .*Shapes"):
+            find("Mystery")

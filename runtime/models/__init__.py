@@ -1,24 +1,32 @@
-"""The model families that a bundle can hold, by the name in its `family` field: transformer and VAE classes."""
+"""The classes that run what a bundle can hold, by the names that diffusers gives its own."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-_CLASSES = {"shapes": (".shapes:ShapesTransformer", ".shapes_vae:ShapesVAE")}
-FAMILIES = tuple(_CLASSES)
+from ..request import quote
+
+TRANSFORMERS = {
+    "ShapesVideoDiT": ".shapes:ShapesTransformer",
+    "WanTransformer3DModel": ".wan:WanTransformer",
+}
+VAES = {"ShapesVideoVAE": ".shapes_vae:ShapesVAE"}
 
 
-def transformer_class(family: str) -> Any:
-    """The packed transformer of a family: a module made from a config, called with tokens [T, C] and a Pack."""
-    return _load(family, 0)
+def transformer_class(name: str) -> Any:
+    """The `PackedModel` that runs checkpoints of the class `name`. ValueError for a name that is not known."""
+    return _load("transformer", TRANSFORMERS, name)
 
 
-def vae_class(family: str) -> Any:
-    """The streaming VAE of a family: a module made from a config, with `encoder` and `decoder` for chunks."""
-    return _load(family, 1)
+def vae_class(name: str) -> Any:
+    """The streaming VAE of the class `name`: a module made from a config, with `encoder` and `decoder` for chunks.
+    ValueError for a name that is not known."""
+    return _load("VAE", VAES, name)
 
 
-def _load(family: str, part: int) -> Any:
-    module, name = _CLASSES[family][part].split(":")
-    return getattr(import_module(module, __name__), name)
+def _load(what: str, classes: dict[str, str], name: str) -> Any:
+    if name not in classes:
+        raise ValueError(f"the {what} class {quote(name)} is not known; this packdit knows {', '.join(classes)}")
+    module, attribute = classes[name].split(":")
+    return getattr(import_module(module, __name__), attribute)
