@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .pack import Pack, offsets
+from .load import PackedTransformer
+from .pack import Pack, make_pack, offsets
 from .plan import Plan
 from .sample import Sample
 from .sampler import pad
@@ -37,8 +38,9 @@ class Batch:
             start = end
 
 
-def make_batch(plan: Plan, samples: list[Sample], device: torch.device, dtype: torch.dtype) -> Batch:
+def make_batch(plan: Plan, samples: list[Sample], transformer: PackedTransformer) -> Batch:
     """Lays out `samples`, those that the plan took, in its order."""
+    device = transformer.device
     slots = max(len(s.state) for s in samples)
     state = torch.cat([_widen(s.state, slots) for s in samples], 1)
     first = offsets([s.num_tokens for s in samples])[:-1].tolist()
@@ -54,8 +56,8 @@ def make_batch(plan: Plan, samples: list[Sample], device: torch.device, dtype: t
     tables = [torch.from_numpy(pad(track[s.stage].matrix, slots)).float() for s in samples for track in s.levels]
     return Batch(
         samples=samples,
-        tokens=state[0].to(dtype).index_select(0, source.to(device)),
-        pack=_make_pack(plan, [(sample, branch) for sample, _, branch in segments], device),
+        tokens=state[0].to(transformer.dtype).index_select(0, source.to(device)),
+        pack=make_pack(transformer.model, [sample.segment(branch) for sample, _, branch in segments], device),
         state=state,
         cond=cond.to(device),
         uncond=uncond.to(device),
@@ -74,19 +76,3 @@ def _level_rows(samples: list[Sample]) -> Tensor:
     """int32: for the tokens of each, a row a level, after the rows of those before it."""
     bases = offsets([len(s.levels) for s in samples])[:-1].tolist()
     return torch.cat([s.level + base for s, base in zip(samples, bases, strict=True)]).to(torch.int32)
-
-
-def _make_pack(plan: Plan, segments: list[tuple[Sample, int]], device: torch.device) -> Pack:
-    timesteps = [track[s.stage].timestep for s, _ in segments for track in s.levels]
-    owners = [i for i, (s, _) in enumerate(segments) for _ in s.levels]
-    texts = [s.texts[branch] for s, branch in segments]
-    return Pack(
-        cu_seqlens=torch.from_numpy(plan.cu_seqlens).to(device),
-        row=_level_rows([s for s, _ in segments]).to(device),
-        timestep=torch.tensor(timesteps, dtype=torch.float32, device=device),
-        row_segment=torch.tensor(owners, dtype=torch.int32, device=device),
-        text=torch.cat(texts),
-        cu_seqlens_text=offsets([len(t) for t in texts]).to(device),
-        layout={k: torch.cat([s.layout[k] for s, _ in segments]) for k in segments[0][0].layout},
-        max_seqlen=max(s.num_tokens for s, _ in segments),
-    )

@@ -114,7 +114,7 @@ class Engine:
     def step(self, samples: Iterable[Sample]) -> None:
         """One pass of the model over as many of the samples as fit. For the worker alone."""
         plan, chosen = self.scheduler.next_plan(samples)
-        batch = make_batch(plan, chosen, self.transformer.device, self.transformer.dtype)
+        batch = make_batch(plan, chosen, self.transformer)
         out = self.transformer.run(batch.tokens, batch.pack)
         with using(self.transformer.backend):
             guided_step(batch.state, out, batch.cond, batch.uncond, batch.guidance, batch.table, batch.row)

@@ -13,8 +13,9 @@ from ..kernels import patchify, unpatchify
 from ..kernels.backend import check, choose, using
 from .bundle import Bundle, open_bundle
 from .models import transformer_class, vae_class
-from .models.layers import lay_out
-from .pack import Grid, Pack, offsets
+from .models.layers import dtypes, lay_out
+from .models.transformer import PackedModel
+from .pack import Grid, Pack, Segment, make_pack
 from .request import quote
 from .threads import one_thread
 from .vae import StreamingVAE
@@ -78,19 +79,21 @@ class PackedTransformer:
     """A transformer for any mix of shapes in one call."""
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, backend: str | None) -> None:
-        self.model, self.device, self.dtype, self.backend = model, device, dtype, backend
-        self._layouts: dict[Grid, dict[str, Tensor]] = {}
+        self.model: PackedModel = model
+        self.device, self.dtype, self.backend = device, dtype, backend
+        self._layouts: dict[tuple[Any, ...], dict[str, Tensor]] = {}
 
-    def layout(self, grid: Grid) -> dict[str, Tensor]:
+    def layout(self, grid: Grid, **extras: float) -> dict[str, Tensor]:
         """What the tokens of a (t, y, x) grid know of their places; kept, because sizes recur."""
-        if grid not in self._layouts:
+        key = (grid, *sorted(extras.items()))
+        if key not in self._layouts:
             if len(self._layouts) >= MAX_LAYOUTS:
                 self._layouts.clear()
             precision = torch.float64 if self.dtype == torch.float64 else torch.float32
             with one_thread():
-                layout = self.model.layout(grid)
-            self._layouts[grid] = {k: v.to(self.device, precision) for k, v in layout.items()}
-        return self._layouts[grid]
+                layout = self.model.layout(grid, **extras)
+            self._layouts[key] = {k: v.to(self.device, precision) for k, v in layout.items()}
+        return self._layouts[key]
 
     def token_grid(self, latent: Grid) -> Grid:
         """The grid of tokens of a (t, y, x) latent. ValueError where patches do not divide it."""
@@ -101,65 +104,99 @@ class PackedTransformer:
 
     @torch.inference_mode()
     def run(self, tokens: Tensor, pack: Pack) -> Tensor:
-        """Packed tokens [T, C] -> the model's output [T, C]."""
+        """Packed tokens [T, C] -> the model's output [T, C_out]."""
         with using(self.backend):
             out: Tensor = self.model(tokens, pack)
         return out
 
     @torch.inference_mode()
-    def __call__(
-        self, *, latents: Sequence[Tensor], timesteps: Sequence[float | Tensor], text: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """latents [C, T, H, W], text states [L, D], timesteps a float or a tensor [T] or [tokens]; lists of one length.
+    def embed_text(self, text: Tensor) -> Tensor:
+        """Text states of one prompt [l, D] -> what a `Segment` holds of them. ValueError for another shape."""
+        if text.ndim != 2 or text.shape[1] != self.model.text_width or not len(text):
+            raise ValueError(f"text must be [L, {self.model.text_width}] with L at least 1, got {list(text.shape)}")
+        with using(self.backend):
+            return self.model.embed_text(text.to(self.device, self.dtype))
 
-        Returns out[i], [C, T, H, W] in float32: what the model predicts for clip i, on the CPU the same bits in any
+    @torch.inference_mode()
+    def embed_extra(self, name: str, value: float | Tensor) -> Tensor:
+        """One clip's value of one of the model's `extras`, as `embed_text`. ValueError for another shape."""
+        shape, given = self.model.extras[name], torch.as_tensor(value)
+        if given.ndim != len(shape) or any(w not in (None, g) for g, w in zip(given.shape, shape, strict=True)):
+            wanted = f"[{', '.join('any' if n is None else str(n) for n in shape)}]" if shape else "a number"
+            raise ValueError(f"{name} must be {wanted} for each clip, got {list(given.shape)}")
+        with using(self.backend):
+            return self.model.embed_extra(name, given.to(self.device, self.dtype if shape else torch.float32))
+
+    def segment(
+        self, grid: Grid, timestep: float | Tensor, text: Tensor | None, extras: dict[str, float | Tensor]
+    ) -> Segment:
+        """One clip of a (t, y, x) grid of tokens; arguments as in the call."""
+        row, timesteps = _condition_rows(timestep, grid)
+        places = {name: float(extras[name]) for name in self.model.layout_extras}
+        return Segment(
+            grid=grid,
+            layout=self.layout(grid, **places),
+            row=row,
+            timesteps=timesteps,
+            text=torch.empty(0, 0, device=self.device, dtype=self.dtype) if text is None else self.embed_text(text),
+            extra={name: self.embed_extra(name, value) for name, value in extras.items() if name not in places},
+        )
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        *,
+        latents: Sequence[Tensor],
+        timesteps: Sequence[float | Tensor],
+        text: Sequence[Tensor] | None = None,
+        **extras: Sequence[float | Tensor],
+    ) -> list[Tensor]:
+        """latents [C, T, H, W], text states [L, D], timesteps a float or a tensor [T] or [tokens], and what else the
+        model's `extras` name, a value a clip: lists of one length. Text and timesteps are what diffusers' class takes.
+
+        Returns out[i], [C_out, T, H, W] in float32: what the model predicts for clip i, on the CPU the same bits in any
         company. ValueError for other shapes.
         """
-        if not len(latents) == len(timesteps) == len(text) or not latents:
-            raise ValueError(f"one timestep and one text a latent: got {len(latents)}, {len(timesteps)}, {len(text)}")
+        grids = self._check(latents, timesteps, text, extras)
+        texts: Sequence[Tensor | None] = [None] * len(grids) if text is None else text
+        keywords = [{name: values[i] for name, values in extras.items()} for i in range(len(grids))]
+        segments = [
+            self.segment(self.token_grid(grid), *rest)
+            for grid, *rest in zip(grids, timesteps, texts, keywords, strict=True)
+        ]
+        tokens = patchify([z.to(self.device, self.dtype) for z in latents], self.model.patch)
+        out = self.run(tokens, make_pack(self.model, segments, self.device))
+        return unpatchify(out.float(), grids, self.model.patch)
+
+    def _check(
+        self, latents: Sequence[Tensor], timesteps: Sequence[Any], text: Sequence[Any] | None, extras: dict[str, Any]
+    ) -> list[Grid]:
+        """The latents' (t, y, x). ValueError unless every list has as many entries, and the model takes each."""
+        if (text is None) != (self.model.text_width == 0):
+            raise ValueError("this model takes no text" if text is not None else "this model needs text")
+        count = len(latents) if text is None else len(text)
+        if not len(latents) == len(timesteps) == count or not latents:
+            raise ValueError(f"one timestep and one text a latent: got {len(latents)}, {len(timesteps)}, {count}")
+        if extras.keys() != self.model.extras.keys():
+            wanted = ", ".join(self.model.extras) or "nothing"
+            raise ValueError(f"beside text this model takes {wanted}, got {quote(', '.join(extras) or 'nothing')}")
+        for name, values in extras.items():
+            if len(values) != len(latents):
+                raise ValueError(f"one {name} a latent: got {len(values)} for {len(latents)} latents")
         for z in latents:
             if z.ndim != 4 or z.shape[0] != self.model.in_channels:
                 raise ValueError(f"latents must be [{self.model.in_channels}, T, H, W], got {list(z.shape)}")
-        for states in text:
-            if states.ndim != 2 or states.shape[1] != self.model.text_width or not len(states):
-                raise ValueError(
-                    f"text must be [L, {self.model.text_width}] with L at least 1, got {list(states.shape)}"
-                )
-        latent_grids: list[Grid] = [(z.shape[1], z.shape[2], z.shape[3]) for z in latents]
-        grids = [self.token_grid(g) for g in latent_grids]
-        lengths = [t * y * x for t, y, x in grids]
-        rows, times, owners = _condition_rows(timesteps, grids)
-        layouts = [self.layout(g) for g in grids]
-        pack = Pack(
-            cu_seqlens=offsets(lengths).to(self.device),
-            row=rows.to(self.device),
-            timestep=times.to(self.device),
-            row_segment=owners.to(self.device),
-            text=torch.cat([t.to(self.device, self.dtype) for t in text]),
-            cu_seqlens_text=offsets([len(t) for t in text]).to(self.device),
-            layout={k: torch.cat([layout[k] for layout in layouts]) for k in layouts[0]},
-            max_seqlen=max(lengths),
-        )
-        tokens = patchify([z.to(self.device, self.dtype) for z in latents], self.model.patch)
-        return unpatchify(self.run(tokens, pack).float(), latent_grids, self.model.patch)
+        return [(z.shape[1], z.shape[2], z.shape[3]) for z in latents]
 
 
-def _condition_rows(timesteps: Sequence[float | Tensor], grids: list[Grid]) -> tuple[Tensor, Tensor, Tensor]:
-    """Row of each token int32 [T], timestep [R] and segment int32 [R] of each row: a row a distinct timestep a clip."""
-    rows: list[Tensor] = []
-    times: list[Tensor] = []
-    owners: list[Tensor] = []
-    for i, (timestep, grid) in enumerate(zip(timesteps, grids, strict=True)):
-        frames, count = grid[0], grid[0] * grid[1] * grid[2]
-        value = torch.as_tensor(timestep, dtype=torch.float32).cpu()
-        if value.ndim > 1 or value.numel() not in (1, frames, count):
-            raise ValueError(f"a timestep must be a float, [{frames}] or [{count}], got {list(value.shape)}")
-        per_token = value.reshape(-1).repeat_interleave(count // value.numel())
-        distinct, inverse = per_token.unique(return_inverse=True)
-        rows.append(inverse + sum(len(t) for t in times))
-        times.append(distinct)
-        owners.append(torch.full((len(distinct),), i))
-    return torch.cat(rows).to(torch.int32), torch.cat(times), torch.cat(owners).to(torch.int32)
+def _condition_rows(timestep: float | Tensor, grid: Grid) -> tuple[Tensor, list[float]]:
+    """Row of each token, int64 [tokens], and the timestep of each row: a row a distinct timestep."""
+    frames, count = grid[0], grid[0] * grid[1] * grid[2]
+    value = torch.as_tensor(timestep, dtype=torch.float32).cpu()
+    if value.ndim > 1 or value.numel() not in (1, frames, count):
+        raise ValueError(f"a timestep must be a float, [{frames}] or [{count}], got {list(value.shape)}")
+    distinct, inverse = value.reshape(-1).repeat_interleave(count // value.numel()).unique(return_inverse=True)
+    return inverse, distinct.tolist()
 
 
 def _load(
@@ -171,7 +208,8 @@ def _load(
     kind = pick_dtype(dtype, place)
     name = "VAE" if component == "vae" else component
     choose(f"the {name}", backend, torch.empty(0, device=place, dtype=kind))
-    weights = {k: v.to(place, kind) for k, v in bundle.weights(component).items()}
+    kinds = dtypes(empty_module(make, bundle.config(component), name), kind)
+    weights = {k: v.to(place, kinds.get(k, kind)) for k, v in bundle.weights(component).items()}
     model = fill_module(make, bundle.config(component), weights, name)
     lay_out(model)
     return model, place, kind, None if backend == "auto" else backend

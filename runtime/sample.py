@@ -11,7 +11,7 @@ from torch import Tensor
 from ..kernels import patchify, unpatchify
 from .load import PackedTransformer
 from .media import resize
-from .pack import Grid
+from .pack import Grid, Segment
 from .request import CompleteRequest, Condition
 from .sampler import Stage, clamped_stages, flow_sigmas, stages
 from .vae import StreamingVAE
@@ -26,8 +26,9 @@ class Sample:
 
     request: CompleteRequest
     grid: Grid  # of the latent
+    token_grid: Grid
     layout: dict[str, Tensor]  # what the model needs of each token's place, [L, n] each
-    texts: list[Tensor]  # a text a sequence: [l, D], conditional first
+    texts: list[Tensor]  # a text a sequence, embedded: [l, W], conditional first
     state: Tensor  # float32 [slots, L, C]; slot 0 holds the latents
     level: Tensor  # int64 [L]
     levels: list[list[Stage]]  # stages of each level
@@ -50,6 +51,16 @@ class Sample:
     @property
     def done(self) -> bool:
         return self.stage >= self.num_stages
+
+    def segment(self, branch: int) -> Segment:
+        """The sequence of its text `branch`, at its next stage."""
+        return Segment(
+            grid=self.token_grid,
+            layout=self.layout,
+            row=self.level,
+            timesteps=[track[self.stage].timestep for track in self.levels],
+            text=self.texts[branch],
+        )
 
     def latent(self, patch: Grid) -> Tensor:
         """The latents [C, T, H, W], normalized."""
@@ -97,12 +108,14 @@ def make_sample(
     slots = max(len(stage.matrix) for track in levels for stage in track)
     state = torch.zeros(slots, *tokens.shape)
     state[0] = tokens
+    token_grid = model.token_grid(grid)
     per_token = level[:: patch[0], :: patch[1], :: patch[2]].flatten()
     return Sample(
         request=request,
         grid=grid,
-        layout=model.layout(model.token_grid(grid)),
-        texts=texts,
+        token_grid=token_grid,
+        layout=model.layout(token_grid),
+        texts=[model.embed_text(text) for text in texts],
         state=state.to(model.device),
         level=per_token,
         levels=levels,

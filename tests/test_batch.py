@@ -29,11 +29,13 @@ def samples(runtime: SimpleNamespace) -> list[Sample]:
     return [runtime.sample(i, seed=i, **f) for i, f in enumerate(fields)]
 
 
-def lay_out(samples: list[Sample], order: list[int], budget: int = 4096) -> tuple[Plan, list[Sample], Batch]:
+def lay_out(
+    runtime: SimpleNamespace, samples: list[Sample], order: list[int], budget: int = 4096
+) -> tuple[Plan, list[Sample], Batch]:
     queue = [samples[i] for i in order]
     plan = make_plan([s.num_tokens for s in queue], [s.num_sequences for s in queue], budget, 64)
     chosen = [queue[i] for i in plan.samples]
-    return plan, chosen, make_batch(plan, chosen, torch.device("cpu"), torch.float32)
+    return plan, chosen, make_batch(plan, chosen, runtime.transformer)
 
 
 def stepped_alone(sample: Sample, out: list[torch.Tensor]) -> torch.Tensor:
@@ -50,10 +52,12 @@ def stepped_alone(sample: Sample, out: list[torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2], [2], [1, 3]])
-def test_a_step_of_a_pack_is_each_samples_own_step(samples: list[Sample], order: list[int]) -> None:
+def test_a_step_of_a_pack_is_each_samples_own_step(
+    runtime: SimpleNamespace, samples: list[Sample], order: list[int]
+) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
-        plan, chosen, batch = lay_out(samples, order)
+        plan, chosen, batch = lay_out(runtime, samples, order)
         out = torch.randn(plan.num_tokens, 16, generator=generator)
         pieces = out.split(np.diff(plan.cu_seqlens).tolist())
         assert [len(piece) for piece in pieces] == [s.num_tokens for s in chosen for _ in s.texts]
@@ -67,8 +71,8 @@ def test_a_step_of_a_pack_is_each_samples_own_step(samples: list[Sample], order:
             assert sample.stage == stage + 1
 
 
-def test_the_models_input(samples: list[Sample]) -> None:
-    plan, chosen, batch = lay_out(samples, [3, 0, 1, 2])
+def test_the_models_input(runtime: SimpleNamespace, samples: list[Sample]) -> None:
+    plan, chosen, batch = lay_out(runtime, samples, [3, 0, 1, 2])
     segments = [(s, branch) for s in chosen for branch in range(s.num_sequences)]
     assert torch.equal(batch.tokens, torch.cat([s.state[0] for s, _ in segments]))
     assert torch.equal(batch.pack.text, torch.cat([s.texts[branch] for s, branch in segments]))
@@ -80,8 +84,10 @@ def test_the_models_input(samples: list[Sample]) -> None:
         assert torch.equal(values, torch.cat([s.layout[name] for s, _ in segments]))
 
 
-def test_every_token_follows_a_row_of_its_own_segment_and_noise_level(samples: list[Sample]) -> None:
-    plan, chosen, batch = lay_out(samples, [2, 3, 0, 1])
+def test_every_token_follows_a_row_of_its_own_segment_and_noise_level(
+    runtime: SimpleNamespace, samples: list[Sample]
+) -> None:
+    plan, chosen, batch = lay_out(runtime, samples, [2, 3, 0, 1])
     segments = [s for s in chosen for _ in s.texts]
     row = batch.pack.row.long()
     assert torch.equal(batch.pack.row_segment[row], torch.from_numpy(plan.token_segment))
@@ -91,16 +97,16 @@ def test_every_token_follows_a_row_of_its_own_segment_and_noise_level(samples: l
         torch.testing.assert_close(batch.pack.timestep[mine], 1000 * sigmas)
 
 
-def test_a_sample_without_guidance_has_no_second_output(samples: list[Sample]) -> None:
-    _, chosen, batch = lay_out(samples, [1, 0])
+def test_a_sample_without_guidance_has_no_second_output(runtime: SimpleNamespace, samples: list[Sample]) -> None:
+    _, chosen, batch = lay_out(runtime, samples, [1, 0])
     guided = chosen[0].num_tokens
     assert batch.cond.tolist() == [*range(guided), *range(2 * guided, 2 * guided + chosen[1].num_tokens)]
     assert batch.uncond.tolist() == [*range(guided, 2 * guided), *([-1] * chosen[1].num_tokens)]
 
 
-def test_samples_that_did_not_fit_are_left_alone(samples: list[Sample]) -> None:
+def test_samples_that_did_not_fit_are_left_alone(runtime: SimpleNamespace, samples: list[Sample]) -> None:
     before = [s.state.clone() for s in samples]
-    _, chosen, batch = lay_out(samples, [1, 3, 0, 2], budget=50)
+    _, chosen, batch = lay_out(runtime, samples, [1, 3, 0, 2], budget=50)
     assert chosen == [samples[1], samples[0]]
     batch.state.zero_()
     batch.scatter()
@@ -110,8 +116,8 @@ def test_samples_that_did_not_fit_are_left_alone(samples: list[Sample]) -> None:
     assert torch.equal(samples[3].state, before[3])
 
 
-def test_a_sample_keeps_nothing_of_the_packs_memory(samples: list[Sample]) -> None:
-    _, chosen, batch = lay_out(samples, [0, 1, 2, 3])
+def test_a_sample_keeps_nothing_of_the_packs_memory(runtime: SimpleNamespace, samples: list[Sample]) -> None:
+    _, chosen, batch = lay_out(runtime, samples, [0, 1, 2, 3])
     batch.scatter()
     for sample in chosen:
         assert sample.state.untyped_storage().nbytes() == sample.state.nbytes

@@ -33,7 +33,7 @@ def run(runtime: SimpleNamespace, sample: Sample) -> None:
     """All stages of one sample."""
     while not sample.done:
         plan = make_plan([sample.num_tokens], [sample.num_sequences], 4096, 2)
-        batch = make_batch(plan, [sample], runtime.transformer.device, runtime.transformer.dtype)
+        batch = make_batch(plan, [sample], runtime.transformer)
         out = runtime.transformer.run(batch.tokens, batch.pack)
         guided_step(batch.state, out, batch.cond, batch.uncond, batch.guidance, batch.table, batch.row)
         batch.scatter()

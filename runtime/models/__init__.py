@@ -9,7 +9,6 @@ from ..request import quote
 
 TRANSFORMERS = {
     "ShapesVideoDiT": ".shapes:ShapesTransformer",
-    "WanTransformer3DModel": ".wan:WanTransformer",
 }
 VAES = {"ShapesVideoVAE": ".shapes_vae:ShapesVAE"}
 

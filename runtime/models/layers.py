@@ -5,22 +5,51 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...kernels import carried, causal_conv3d, linear, norm_silu
+from ...kernels import carried, causal_conv3d, linear, modulate, norm_silu
 
 Stream = dict[str, Tensor]
 """The frames that each causal convolution of a model carries to the next chunk, by the convolution's name."""
 
 
-class Linear(nn.Module):
-    """y = activation(x W^T + b); weight [out, in], bias [out]."""
+class Wide(nn.Parameter):
+    """A parameter that stays float32 in a model of half precision: few numbers, whose rounding would cost much."""
 
-    def __init__(self, cin: int, cout: int) -> None:
+
+def parameter(*shape: int, wide: bool = False) -> nn.Parameter:
+    """An unset parameter; `wide` as `Wide`."""
+    return (Wide if wide else nn.Parameter)(torch.empty(*shape), requires_grad=False)
+
+
+def dtypes(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The dtype of each tensor of a module as it was made, where the module's is `dtype`."""
+    wide = torch.promote_types(dtype, torch.float32)
+    return {name: wide if isinstance(p, Wide) else dtype for name, p in module.state_dict(keep_vars=True).items()}
+
+
+class Linear(nn.Module):
+    """y = activation(x W^T + b); weight [out, in], bias [out] or None."""
+
+    def __init__(self, cin: int, cout: int, *, bias: bool = True, wide: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(cout, cin), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(cout), requires_grad=False)
+        self.weight = parameter(cout, cin, wide=wide)
+        self.bias = parameter(cout, wide=wide) if bias else None
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         return linear(x, self.weight, self.bias, activation=activation)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm with an affine map, norm(x) * (1 + scale) + shift: a checkpoint's weight is 1 + scale."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.scale, self.shift = parameter(width, wide=True), parameter(width, wide=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [T, D] -> [T, D]."""
+        row = torch.zeros(len(x), dtype=torch.int32, device=x.device)
+        return modulate(x, self.shift[None], self.scale[None], row, eps=self.eps)
 
 
 class CausalConv3d(nn.Module):

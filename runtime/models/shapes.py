@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...kernels import gated_residual, modulate, norm_silu, qk_norm_rope, varlen_attention
 from ..pack import Grid, Pack
+from . import transformer
 from .layers import Linear
 
 ROPE_SPLIT = (0.25, 0.375, 0.375)  # the share of a head's pairs that turns with t, y and x
@@ -22,25 +23,19 @@ NUM_FEATURES = 2 * 5 * len(HARMONICS) + 4
 TIME_WIDTH = 128
 
 
-def _places(grid: Grid) -> list[Tensor]:
-    """t, y and x of every token of a grid, float64 [tokens] each."""
-    return [a.reshape(-1) for a in torch.meshgrid(*(torch.arange(n).double() for n in grid), indexing="ij")]
-
-
 def rope_angles(grid: Grid, head_dim: int, theta: float) -> Tensor:
-    """Angles [tokens, head_dim / 2], float64: each axis turns its share of a head's pairs (arXiv 2104.09864)."""
+    """Angles [tokens, head_dim / 2], float64: each axis turns its share of a head's pairs."""
     pairs = head_dim // 2
     split = [round(pairs * share) for share in ROPE_SPLIT]
     split[0] = pairs - split[1] - split[2]
-    waves = [theta ** (-torch.arange(n).double() / n) for n in split]
-    return torch.cat([place[:, None] * wave for place, wave in zip(_places(grid), waves, strict=True)], 1)
+    return transformer.rope_angles(transformer.places(grid), split, theta)
 
 
 def position_features(grid: Grid) -> Tensor:
     """Features [tokens, NUM_FEATURES], float64: where a token is, as fractions of each side and from the centre in
     units of the short side (so that a square is square at any aspect ratio), as sines and cosines; then the size."""
     frames, height, width = grid
-    t, y, x = (place + 0.5 for place in _places(grid))
+    t, y, x = (place + 0.5 for place in transformer.places(grid))
     short = min(height, width)
     shares = [t / frames, y / height, x / width, (y - height / 2) / short, (x - width / 2) / short]
     angles = (torch.stack(shares, 1)[:, :, None] * (math.pi * torch.tensor(HARMONICS).double())).flatten(1)
@@ -49,10 +44,8 @@ def position_features(grid: Grid) -> Tensor:
 
 
 def timestep_features(timestep: Tensor) -> Tensor:
-    """Sinusoidal features [n, TIME_WIDTH], float64, of timesteps [n] in 0..1000 (arXiv 2006.11239)."""
-    index = torch.arange(TIME_WIDTH // 2, dtype=torch.float64, device=timestep.device)
-    angles = timestep.double()[:, None] * torch.exp(index * (-2 * math.log(10000.0) / TIME_WIDTH))
-    return torch.cat([angles.cos(), angles.sin()], 1)
+    """Sinusoidal features [n, TIME_WIDTH], float64, of timesteps [n] in 0..1000."""
+    return transformer.timestep_features(timestep, TIME_WIDTH)
 
 
 class Block(nn.Module):
@@ -85,7 +78,7 @@ class Block(nn.Module):
         return gated_residual(x_TD, y_TD, gate2, pack.row, shift=next_shift, scale=next_scale)
 
 
-class ShapesTransformer(nn.Module):
+class ShapesTransformer(transformer.PackedModel):
     """Velocity v = noise - clean of packed tokens; timesteps are 1000 sigma.
 
     The network's own target has unit variance at every sigma: v = (2 sigma - 1) / s^2 x + F(x / s) / s with
@@ -95,9 +88,9 @@ class ShapesTransformer(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         width, depth = config["width"], config["depth"]
-        self.patch: Grid = tuple(config["patch_size"])
-        self.in_channels: int = config["in_channels"]
-        self.text_width: int = config["text_width"]
+        self.patch = tuple(config["patch_size"])
+        self.in_channels = self.out_channels = config["in_channels"]
+        self.text_width = config["text_width"]
         self.head_dim: int = width // config["heads"]
         self.theta: float = config["rope_theta"]
         self.width = width
@@ -109,10 +102,9 @@ class ShapesTransformer(nn.Module):
         self.modulation = Linear(width, (6 * depth + 2) * width)
         self.head = Linear(width, num_in)
 
-    def layout(self, grid: Grid) -> dict[str, Tensor]:
-        """What a token needs to know of its place, for a (t, y, x) grid of tokens: each [tokens, n], float64."""
+    def layout(self, grid: Grid, **extras: float) -> dict[str, Tensor]:
         angles = rope_angles(grid, self.head_dim, self.theta)
-        return {"cos": angles.cos(), "sin": angles.sin(), "features": position_features(grid)}
+        return {**transformer.rope_table(angles), "features": position_features(grid)}
 
     def condition(self, pack: Pack) -> Tensor:
         """SiLU(time + text) [R, D] (`pack.text` ends each segment with the pooled state, as CLIP's end token does)."""
