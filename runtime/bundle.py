@@ -1,8 +1,9 @@
 """A bundle on disk: `bundle.json` and the files it names. Read-only, and never executable.
 
-`bundle.json` holds: format, family, dtype, quantization, components (name -> class, config, weights files), files (name
--> bytes, sha256), source (what it was made from), fused, verified, and the digest of all of that. A whole pipeline's also
-holds, as data, prompt (how text becomes states), schedule (of its noise) and limits; a single component's has null there.
+`bundle.json` holds: format, family, dtype, quantization, components (name -> class, config, weights files), files
+(name -> bytes, sha256), source (what it was made from), fused, verified, and the digest of all of that. A whole
+pipeline's also holds, as data, prompt (how text becomes states), schedule (of its noise) and limits; a single
+component's has null there.
 """
 
 from __future__ import annotations
