@@ -43,7 +43,9 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     if "torch" not in sys.modules:  # the test's own imports have run by now; one without torch need not load it
         return
     import torch
+    from torch.utils._device import _device_constructors
 
+    _device_constructors()  # remembers what `with torch.device("meta")` redirects: the functions, not their wrappers
     for name in ("empty", "empty_like", "empty_strided"):
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
     for name in ("new_empty", "new_empty_strided"):

@@ -9,6 +9,7 @@ from ..request import quote
 
 TRANSFORMERS = {
     "ShapesVideoDiT": ".shapes:ShapesTransformer",
+    "WanTransformer3DModel": ".wan:WanTransformer",
 }
 VAES = {"ShapesVideoVAE": ".shapes_vae:ShapesVAE"}
 
