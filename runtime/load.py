@@ -216,12 +216,18 @@ def _load(
 
 
 def load_transformer(
-    bundle: Bundle | str | Path, device: str = "auto", dtype: str = "auto", backend: str = "auto"
+    bundle: Bundle | str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str = "auto",
+    *,
+    component: str = "transformer",
 ) -> PackedTransformer:
-    """The transformer of a bundle (a name that ships, a directory, or an opened one). ValueError for what cannot be."""
+    """The transformer of a bundle (a name that ships, a directory, or an opened one), or its `component`
+    "transformer_2". ValueError for what cannot be."""
     opened = open_bundle(bundle)
-    make = transformer_class(opened.class_name("transformer"))
-    return PackedTransformer(*_load(opened, "transformer", make, device, dtype, backend))
+    make = transformer_class(opened.class_name(component))
+    return PackedTransformer(*_load(opened, component, make, device, dtype, backend))
 
 
 def load_vae(
