@@ -9,9 +9,9 @@ from torch import Tensor
 
 from .load import PackedTransformer
 from .pack import Pack, make_pack, offsets
+from .path import pad
 from .plan import Plan
 from .sample import Sample
-from .sampler import pad
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

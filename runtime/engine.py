@@ -23,6 +23,7 @@ from .load import PackedTransformer, load_transformer, load_vae, pick_device, pi
 from .memory import peak_bytes
 from .request import Limits, Request, quote
 from .sample import Sample, make_sample
+from .schedule import Schedule
 from .scheduler import Scheduler
 from .text import TextEncoder, load_text_encoder
 from .vae import StreamingVAE
@@ -48,9 +49,11 @@ class Engine:
         transformer: PackedTransformer,
         vae: StreamingVAE,
         text: TextEncoder,
+        schedule: Schedule | None = None,
         token_budget: int = TOKEN_BUDGET,
     ) -> None:
         self.limits, self.transformer, self.vae, self.text = limits, transformer, vae, text
+        self.schedule = schedule or Schedule.flow(limits.shift)
         self.scheduler = Scheduler(token_budget=token_budget)
         self._lock = threading.Lock()  # guards the five fields that follow
         self._waiting: list[Job] = []  # submitted, and not seen by the worker
@@ -72,11 +75,13 @@ class Engine:
         check(backend)
         place = pick_device(device)
         bundle = open_bundle(model)
+        schedule = bundle.description["schedule"]
         return cls(
             limits=bundle.limits,
             transformer=load_transformer(bundle, device, dtype, backend),
             vae=load_vae(bundle, device, dtype, backend),
             text=load_text_encoder(bundle, place, pick_dtype(dtype, place)),
+            schedule=Schedule(data=schedule) if schedule else None,
         )
 
     def submit(self, request: Request) -> Job:
@@ -203,7 +208,7 @@ class Engine:
             prompts = [request.prompt] if request.guidance == 1 else [request.prompt, request.negative_prompt]
             texts = [self.text(prompt) for prompt in prompts]
             self._arrivals += 1
-            sample = make_sample(request, texts, self.transformer, self.vae, self.limits.shift, self._arrivals)
+            sample = make_sample(request, texts, self.transformer, self.vae, self.schedule, self._arrivals)
         except Exception as error:
             return job.finish("failed", error)
         if sample.done:  # a clip that is given whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +13,10 @@ from ..kernels import patchify, unpatchify
 from .load import PackedTransformer
 from .media import resize
 from .pack import Grid, Segment
+from .path import Stage
 from .request import CompleteRequest, Condition
-from .sampler import Stage, clamped_stages, flow_sigmas, stages
+from .sampler import clamped_stages
+from .schedule import Schedule
 from .vae import StreamingVAE
 
 
@@ -95,20 +98,20 @@ def make_sample(
     texts: list[Tensor],
     model: PackedTransformer,
     vae: StreamingVAE,
-    shift: float,
+    schedule: Schedule,
     arrival: int,
 ) -> Sample:
     """A complete request, ready for its first step. `texts` holds the unconditional states too where it is guided."""
     grid = vae.latent_grid(request.width, request.height, request.frames)
-    clean, level, levels = place_conditions(request, vae, flow_sigmas(request.steps, shift))
+    token_grid = model.token_grid(grid)
+    clean, level, levels = place_conditions(request, vae, schedule, math.prod(token_grid))
     noise = start_noise(request.seed, vae.latent_channels, grid)
-    sigma = torch.tensor([track[0].sigma for track in levels])[level]
+    alpha, sigma = (torch.tensor([getattr(track[0], part) for track in levels])[level] for part in ("alpha", "sigma"))
     patch = model.model.patch
-    tokens = patchify([(1 - sigma) * clean + sigma * noise], patch)
+    tokens = patchify([alpha * clean + sigma * noise], patch)
     slots = max(len(stage.matrix) for track in levels for stage in track)
     state = torch.zeros(slots, *tokens.shape)
     state[0] = tokens
-    token_grid = model.token_grid(grid)
     per_token = level[:: patch[0], :: patch[1], :: patch[2]].flatten()
     return Sample(
         request=request,
@@ -125,18 +128,19 @@ def make_sample(
 
 
 def place_conditions(
-    request: CompleteRequest, vae: StreamingVAE, sigmas: list[float]
+    request: CompleteRequest, vae: StreamingVAE, schedule: Schedule, tokens: int
 ) -> tuple[Tensor, Tensor, list[list[Stage]]]:
     """The given latents [C, t, h, w], 0 where none are; the level of each position [t, h, w]; the levels' stages."""
     grid = vae.latent_grid(request.width, request.height, request.frames)
     clean, level = torch.zeros(vae.latent_channels, *grid), torch.zeros(grid, dtype=torch.int64)
-    levels = [stages(request.sampler, sigmas)]
+    path, solve = schedule.make(request.steps, tokens, request.sampler)
+    levels = [solve(path)]
     strengths: list[float] = []
     for condition in request.conditions:
         strength = condition.strength * request.strength
         if strength not in strengths:
             strengths.append(strength)
-            levels.append(clamped_stages(request.sampler, sigmas, 1 - strength))
+            levels.append(clamped_stages(solve, path, 1 - strength))
         first, latents = encode_condition(condition, request, vae)
         clean[:, first : first + latents.shape[1]] = latents.cpu()
         level[first : first + latents.shape[1]] = 1 + strengths.index(strength)

@@ -116,14 +116,16 @@ def runtime(bundle_dir: Path) -> SimpleNamespace:
     from packdit.runtime import Request, load_transformer, load_vae
     from packdit.runtime.bundle import Bundle
     from packdit.runtime.sample import Sample, make_sample
+    from packdit.runtime.schedule import Schedule
 
     transformer, vae, limits = load_transformer(bundle_dir), load_vae(bundle_dir), Bundle.open(bundle_dir).limits
+    schedule = Schedule.flow(limits.shift)
 
     def sample(arrival: int = 0, **fields: Any) -> Sample:
         request = limits.complete(Request(**fields))
         generator = torch.Generator().manual_seed(arrival)
         texts = [torch.randn(2 + arrival + i, 24, generator=generator) for i in range(1 + (request.guidance != 1))]
-        return make_sample(request, texts, transformer, vae, limits.shift, arrival)
+        return make_sample(request, texts, transformer, vae, schedule, arrival)
 
     return SimpleNamespace(transformer=transformer, vae=vae, limits=limits, sample=sample)
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from packdit.runtime.sampler import SAMPLERS, SLOTS, Stage, clamped_stages, flow_sigmas, pad, stages
+from packdit.runtime.path import Stage, flow_path, flow_sigmas, pad
+from packdit.runtime.sampler import SAMPLERS, clamped_stages, solver
 
 Array = NDArray[np.float64]
 Field = Callable[[Array, float], Array]
@@ -34,14 +35,22 @@ def flow(sigma: float) -> Array:
     return (1 - sigma) * MEAN + math.sqrt(variance(sigma)) * NOISE
 
 
+def stages(name: str, sigmas: Sequence[float]) -> list[Stage]:
+    return solver(name)(flow_path(sigmas))
+
+
+def clamped(name: str, sigmas: Sequence[float], ceiling: float) -> list[Stage]:
+    return clamped_stages(solver(name), flow_path(sigmas), ceiling)
+
+
 def run(table: Sequence[Stage], start: Array, field: Field = velocity) -> Array:
     """Apply a table as guided_step does: history starts as NaN, a coefficient of 0 does not touch its operand."""
-    slots = [start] + [np.full_like(start, np.nan)] * (SLOTS - 1)
+    slots = [start] + [np.full_like(start, np.nan)] * 2
     for stage in table:
         operands = [*slots, field(slots[0], stage.sigma)]
         slots = [
             sum((c * operand for c, operand in zip(row, operands, strict=True) if c != 0), np.zeros_like(start))
-            for row in pad(stage.matrix).tolist()
+            for row in pad(stage.matrix, 3).tolist()
         ]
     return slots[0]
 
@@ -58,7 +67,7 @@ def even_log_snr(steps: int) -> list[float]:
 
 @pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpmpp_2m", 2), ("unipc", 3)])
 def test_order_of_convergence_in_the_interior(name: str, order: int) -> None:
-    errors = [error(SAMPLERS[name](even_log_snr(n)), 0.95, 0.05) for n in (64, 128, 256)]
+    errors = [error(stages(name, even_log_snr(n)), 0.95, 0.05) for n in (64, 128, 256)]
     slopes = [math.log2(a / b) for a, b in pairwise(errors)]
     assert slopes == pytest.approx([order] * 2, abs=0.05)
 
@@ -83,10 +92,10 @@ def test_order_of_convergence_on_the_flow_schedule(name: str, order: int, shift:
 def test_tables_are_finite_start_without_history_and_end_without_it(name: str, steps: int) -> None:
     table = stages(name, flow_sigmas(steps, 5.0))
     assert len(table) == (2 * steps - 1 if name == "heun" else steps)
-    wide = np.stack([pad(stage.matrix) for stage in table])
-    assert wide.shape == (len(table), SLOTS, SLOTS + 1)
+    wide = np.stack([pad(stage.matrix, 3) for stage in table])
+    assert wide.shape == (len(table), 3, 4)
     assert np.isfinite(wide).all()
-    assert not wide[0, :, 1:SLOTS].any()
+    assert not wide[0, :, 1:3].any()
     assert not wide[-1, 1:].any()
     assert np.isfinite(run(table, flow(1.0))).all()
     assert [stage.timestep for stage in table] == [1000 * stage.sigma for stage in table]
@@ -107,7 +116,7 @@ def test_a_constant_data_prediction_is_solved_exactly(name: str, sigmas: list[fl
 
     start = (1 - sigmas[0]) * MEAN + sigmas[0] * NOISE
     np.testing.assert_allclose(run(stages(name, sigmas), start, straight), np.full(5, MEAN), atol=1e-13)
-    half = run(SAMPLERS[name](sigmas[:-1]), start, straight)
+    half = run(stages(name, sigmas[:-1]), start, straight)
     np.testing.assert_allclose(half, (1 - sigmas[-2]) * MEAN + sigmas[-2] * NOISE, atol=1e-13)
 
 
@@ -211,45 +220,30 @@ def test_clamped_tokens_wait_and_then_run_from_the_ceiling(name: str) -> None:
     whole = stages(name, sigmas)
     slots = len(whole[0].matrix)
     for ceiling, below in ((0.6, 5), (0.5, 4), (0.1, 1), (0.125, 1)):
-        clamped = clamped_stages(name, sigmas, ceiling)
+        bound = clamped(name, sigmas, ceiling)
         tail = stages(name, [ceiling, *[s for s in sigmas if s < ceiling]])
         waiting = len(whole) - len(tail)
         assert len(tail) == (2 * below - 1 if name == "heun" else below)
-        assert clamped[waiting:] == tail
-        for stage in clamped[:waiting]:
+        assert bound[waiting:] == tail
+        for stage in bound[:waiting]:
             assert stage.sigma == ceiling
             assert np.array_equal(stage.matrix, np.eye(slots, slots + 1) * (np.arange(slots) == 0)[:, None])
-        assert [stage.sigma for stage in clamped] == [min(stage.sigma, ceiling) for stage in whole]
+        assert [stage.sigma for stage in bound] == [min(stage.sigma, ceiling) for stage in whole]
         start = flow(ceiling)
-        assert np.array_equal(run(clamped, start), run(tail, start))
+        assert np.array_equal(run(bound, start), run(tail, start))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_ceilings_at_the_ends(name: str) -> None:
     sigmas = flow_sigmas(4)
-    assert clamped_stages(name, sigmas, 1.0) == stages(name, sigmas)
-    still = clamped_stages(name, sigmas, 0.0)
+    assert clamped(name, sigmas, 1.0) == stages(name, sigmas)
+    still = clamped(name, sigmas, 0.0)
     assert len(still) == len(stages(name, sigmas))
     assert {stage.sigma for stage in still} == {0.0}
     nan = np.full_like(NOISE, np.nan)
     assert np.array_equal(run(still, NOISE, lambda x, sigma: nan), NOISE)
     late = [0.7 * s for s in sigmas]
-    assert clamped_stages(name, late, 0.9) == stages(name, late)
-
-
-def test_flow_sigmas() -> None:
-    assert flow_sigmas(4) == [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert flow_sigmas(1, 7.0) == [1.0, 0.0]
-    for shift in (0.1, 0.3, 3.0, 12.0):
-        line = np.linspace(1, 1 / 30, 30)
-        np.testing.assert_allclose(flow_sigmas(30, shift)[:-1], shift * line / (1 + (shift - 1) * line), rtol=1e-14)
-        assert flow_sigmas(30, shift)[0] == 1.0
-
-
-def test_pad_moves_the_output_column() -> None:
-    narrow = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
-    assert pad(narrow, 3).tolist() == [[1, 2, 0, 3], [4, 5, 0, 6], [0, 0, 0, 0]]
-    assert pad(narrow, 2).tolist() == [list(row) for row in narrow]
+    assert clamped(name, late, 0.9) == stages(name, late)
 
 
 @pytest.mark.parametrize(
@@ -261,12 +255,9 @@ def test_pad_moves_the_output_column() -> None:
         (lambda: stages("euler", [1.0, 0.5, 0.5, 0.0]), "fall"),
         (lambda: stages("unipc", [1.0, math.nan, 0.0]), "fall"),
         (lambda: stages("euler", [1.1, 0.0]), "fall"),
-        (lambda: stages("euler", [1.0, 0.1]), "fall"),
-        (lambda: flow_sigmas(0), "steps: got 0"),
-        (lambda: flow_sigmas(3, 0.0), "shift"),
-        (lambda: flow_sigmas(3, math.nan), "shift"),
-        (lambda: clamped_stages("euler", flow_sigmas(2), 1.5), "ceiling"),
-        (lambda: clamped_stages("euler", flow_sigmas(2), math.nan), "ceiling"),
+        (lambda: stages("euler", [1.0, -0.1]), "fall"),
+        (lambda: clamped("euler", flow_sigmas(2), 1.5), "ceiling"),
+        (lambda: clamped("euler", flow_sigmas(2), math.nan), "ceiling"),
     ],
 )
 def test_wrong_input_is_one_sentence(call: Callable[[], object], words: str) -> None:
@@ -279,5 +270,5 @@ def test_wrong_input_is_one_sentence(call: Callable[[], object], words: str) -> 
 
 
 def test_torch_is_not_needed() -> None:
-    code = "import sys, packdit.runtime.sampler; sys.exit('torch' in sys.modules)"
+    code = "import sys, packdit.runtime.schedule; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
