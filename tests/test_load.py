@@ -1,5 +1,6 @@
 """The plain calls of a bundle's transformer: any shapes in one call, timesteps of every form, and what is refused."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from packdit.runtime import load_transformer, load_vae
 from packdit.runtime.bundle import Bundle
 from packdit.runtime.load import MAX_LAYOUTS, PackedTransformer, pick_device, pick_dtype
+from packdit.runtime.models.transformer import PackedModel
+from packdit.runtime.pack import Grid, Pack
 
 GRIDS = [(1, 4, 4), (5, 8, 6), (2, 4, 12), (1, 2, 2), (3, 6, 4)]
 
@@ -105,6 +108,73 @@ def test_other_shapes_are_refused(model: PackedTransformer, change: dict[str, An
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the message is compared below
         model(**{**inputs([(1, 4, 4), (5, 8, 6)]), **change})
     assert said in str(caught.value)
+
+
+class Counter(PackedModel):
+    """Takes no text; gives every token its clip's number, pooled values, rows and rate."""
+
+    patch, in_channels, out_channels, text_width = (1, 1, 1), 1, 4, 0
+    extras = {"label": (), "pooled": (2,), "image": (None, 3), "rate": ()}  # noqa: RUF012
+    layout_extras = ("rate",)
+
+    def layout(self, grid: Grid, **extras: float) -> dict[str, Tensor]:
+        return {"rate": torch.full((math.prod(grid), 1), extras["rate"], dtype=torch.float64)}
+
+    def embed_extra(self, name: str, value: Tensor) -> Tensor:
+        return 10 * value if name == "label" else value
+
+    def forward(self, x_TC: Tensor, pack: Pack) -> Tensor:
+        assert "rate" not in pack.extra
+        counts = pack.extra["cu_seqlens_image"].diff().float()
+        columns = torch.stack([pack.extra["label"], pack.extra["pooled"].sum(1), counts], 1)
+        return torch.cat([columns[pack.row_segment[pack.row].long()], pack.layout["rate"]], 1)
+
+
+@pytest.fixture
+def counter() -> PackedTransformer:
+    return PackedTransformer(Counter(), torch.device("cpu"), torch.float32, None)
+
+
+def extras_of_two_clips() -> dict[str, list[Any]]:
+    return {
+        "latents": [torch.zeros(1, 1, 1, 2), torch.zeros(1, 2, 1, 1)],
+        "timesteps": [1.0, torch.tensor([2.0, 3.0])],
+        "label": [3, torch.tensor(5)],
+        "pooled": [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])],
+        "image": [torch.zeros(4, 3), torch.zeros(1, 3)],
+        "rate": [8.0, 25.0],
+    }
+
+
+def test_what_a_clip_needs_beside_text_reaches_its_own_tokens(counter: PackedTransformer) -> None:
+    first, second = counter(**extras_of_two_clips())
+    assert first.shape == (4, 1, 1, 2)
+    assert first.flatten(1).t().tolist() == [[30, 3, 4, 8]] * 2
+    assert second.flatten(1).t().tolist() == [[50, 7, 1, 25]] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"label": [1]}, "one label a latent: got 1 for 2 latents"),
+        ({"label": [1, torch.zeros(1)]}, r"label must be a number for each clip, got \[1\]"),
+        ({"pooled": [torch.zeros(2), torch.zeros(3)]}, r"pooled must be \[2\] for each clip, got \[3\]"),
+        ({"image": [torch.zeros(1, 3), torch.zeros(3)]}, r"image must be \[any, 3\] for each clip, got \[3\]"),
+        ({"guidance": [1, 2]}, "beside text this model takes label, pooled, image, rate, got 'label, .*guidance'"),
+        ({"text": [torch.zeros(1, 1)] * 2}, "this model takes no text"),
+    ],
+)
+def test_other_extras_are_refused(counter: PackedTransformer, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        counter(**{**extras_of_two_clips(), **change})
+
+
+def test_a_model_that_takes_text_needs_it(model: PackedTransformer) -> None:
+    arguments = inputs([(1, 4, 4)])
+    with pytest.raises(ValueError, match="this model needs text"):
+        model(latents=arguments["latents"], timesteps=arguments["timesteps"])
+    with pytest.raises(ValueError, match="beside text this model takes nothing, got 'labels'"):
+        model(**arguments, labels=[1])
 
 
 def test_layouts_are_kept_but_not_without_end(model: PackedTransformer) -> None:
