@@ -1,4 +1,4 @@
-"""A trained checkpoint becomes a bundle: read, fused, verified, and written atomically."""
+"""A trained checkpoint becomes a bundle: read, fused, written, verified, and moved into place."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from ..runtime.bundle import FORMAT, Bundle, digest, file_hash
-from ..runtime.load import DTYPES, empty_module, fill_module
+from ..runtime.load import DTYPES, empty_module
 from ..runtime.models import vae_class
 from ..runtime.request import Limits, quote
-from ..runtime.text import TextEncoder
 from ..runtime.vae import StreamingVAE
-from . import shapes
-from .source import COMPONENTS, Component, read_json, read_pipeline
+from . import shards
+from .families import family_of, pipeline_of
+from .plan import Piece, plan
+from .source import Source, open_source
+from .tokenizer import write_tokenizers
 from .verify import verify_bundle
 
-CLASSES = {shapes.TRANSFORMER: "shapes"}
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-
 Progress = Callable[[str], None]
-Tensors = dict[str, dict[str, Tensor]]  # component -> name -> tensor
+Plans = dict[str, list[Piece]]  # by component
 
 
 def convert(
@@ -42,80 +40,67 @@ def convert(
     force: bool = False,
     progress: Progress = lambda what: None,
 ) -> Bundle:
-    """Makes a bundle of a trained pipeline in diffusers' layout, weights stored in `dtype` (fp32, bf16 or fp16).
+    """Makes a bundle of a trained pipeline in diffusers' layout, or of one component's directory.
 
-    With `verify` the bundle is run against the unfused source, and the error is kept in it. ValueError, before anything
-    is written, for a source that is incomplete, unknown or contradicts itself, and for a target that exists (`force`
+    Weights are stored in `dtype`: fp32, bf16 or fp16. Memory holds one tensor at a time.
+
+    With `verify` the bundle is run against its source, and the error is kept in it. ValueError, and nothing is left
+    behind, for a source that is incomplete, unknown or contradicts itself, and for a target that exists (`force`
     replaces a bundle, and nothing but a bundle).
     """
-    source, target = Path(source), Path(bundle).resolve()
+    target = Path(bundle).resolve()
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {quote(dtype)}")
     check_target(target, force)
     progress("reading")
-    parts = read_pipeline(source)
-    for name in TOKENIZER_FILES:
-        if not (source / "tokenizer" / name).is_file():
-            raise ValueError(f"{quote(str(source / 'tokenizer' / name))} is missing; the prompt needs its tokenizer")
-    tensors = {name: part.tensors() for name, part in parts.items()}
-    scheduler = read_json(source / "scheduler" / "scheduler_config.json")
-    progress("fusing")
-    fused = fuse(parts, tensors, source / "tokenizer")
-    description = {
+    opened = open_source(Path(source))
+    plans = {name: plan(part, DTYPES[dtype]) for name, part in opened.components.items()}
+    description = describe(opened, plans, dtype)
+    check_space(target, plans)
+    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+        hashes = list(pool.map(file_hash, opened.files))
+    names = [file.relative_to(opened.folder).as_posix() for file in opened.files]
+    description["source"] = dict(zip(names, hashes, strict=True))
+    return write_bundle(target, description, opened, plans, verify, progress)
+
+
+def describe(source: Source, plans: Plans, dtype: str) -> dict[str, Any]:
+    """What bundle.json says, all but the hashes and the verification.
+
+    ValueError for a pipeline that is unknown, whose configs cannot be used, or whose limits contradict themselves.
+    """
+    parts = source.components
+    if "vae" in parts:  # made as the runtime makes it, for its checks of the config
+        model = empty_module(vae_class(parts["vae"].class_name), parts["vae"].settings, "VAE")
+        StreamingVAE(model, parts["vae"].settings, torch.device("cpu"), torch.float32, None)
+    pipeline: dict[str, Any] = {"prompt": None, "schedule": None, "limits": None}
+    if source.index is None:
+        (part,) = parts.values()
+        family = family_of(part.kind, part.class_name)
+    else:
+        family, explain = pipeline_of(source.index.get("_class_name"))
+        try:
+            pipeline = explain(source.index, source.configs)
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"the pipeline's configs cannot be used: {quote(error)}") from error
+        pipeline["limits"] = asdict(Limits(**pipeline["limits"]))
+    return {
         "format": FORMAT,
         "packdit": version("packdit"),
-        "family": CLASSES[parts["transformer"].config["_class_name"]],
+        "family": family,
         "dtype": dtype,
         "quantization": "none",
         "components": {
-            k: {
-                "class": p.config.get("_class_name") or p.config["architectures"][0],
-                "config": {n: v for n, v in p.config.items() if not n.startswith("_")},
-                "weights": [f"{k}.safetensors"],
+            name: {
+                "class": part.class_name,
+                "config": part.settings,
+                "weights": shards.file_names(name, len(shards.split(plans[name], shards.SHARD_BYTES))),
             }
-            for k, p in parts.items()
+            for name, part in parts.items()
         },
-        "prompt": None,
-        "schedule": None,
-        "limits": asdict(Limits(**shapes.limits(parts["transformer"].config, scheduler))),
-        "fused": list(shapes.FUSED),
-        "source": {str(p.file.relative_to(source)): file_hash(p.file) for p in parts.values()},
+        **pipeline,
+        "fused": list(dict.fromkeys(fact for part in parts.values() for fact in part.module.FUSED)),
     }
-    return write_bundle(target, description, fused, source / "tokenizer", tensors if verify else None, progress)
-
-
-def fuse(parts: dict[str, Component], tensors: Tensors, tokenizer: Path) -> Tensors:
-    """The tensors as the runtime's modules name and shape them.
-
-    ValueError for a component of another class, a config that cannot be used, components that do not fit one another,
-    and for the first tensor that is missing, unused or misshapen.
-    """
-    transformer, vae, text = (parts[name].config for name in COMPONENTS)
-    for what, got, known in (
-        ("transformer class", transformer.get("_class_name"), list(CLASSES)),
-        ("VAE class", vae.get("_class_name"), [shapes.VAE]),
-        ("text encoder's architectures", text.get("architectures"), [["CLIPTextModel"]]),
-    ):
-        if got not in known:
-            raise ValueError(f"the {what} {quote(got)} is not known; known is {', '.join(map(str, known))}")
-    fill_module(shapes.UnfusedTransformer, transformer, tensors["transformer"], "transformer")
-    vae_shapes = {k: tuple(v.shape) for k, v in empty_module(vae_class(shapes.VAE), vae, "VAE").state_dict().items()}
-    fused = {
-        "transformer": shapes.fuse_transformer(transformer, tensors["transformer"]),
-        "vae": shapes.reshape_vae(vae_shapes, tensors["vae"]),
-        "text_encoder": {k.removeprefix("text_model."): v for k, v in tensors["text_encoder"].items()},
-    }
-    # Made as the runtime makes them, for the checks in that alone.
-    model = fill_module(vae_class(shapes.VAE), vae, fused["vae"], "VAE")
-    StreamingVAE(model, vae, torch.device("cpu"), torch.float32, None)
-    TextEncoder(tokenizer / "tokenizer.json", text, fused["text_encoder"])
-    for what, got, want in (
-        ("latent channels", transformer["in_channels"], vae["latent_channels"]),
-        ("text features", transformer["text_width"], text["hidden_size"]),
-    ):
-        if got != want:
-            raise ValueError(f"the transformer takes {got} {what}, but the other component gives {want}")
-    return fused
 
 
 def check_target(target: Path, force: bool) -> None:
@@ -130,40 +115,52 @@ def check_target(target: Path, force: bool) -> None:
         )
 
 
+def check_space(target: Path, plans: Plans) -> None:
+    """ValueError unless the disk has room for the weights."""
+    needed = sum(piece.num_bytes for pieces in plans.values() for piece in pieces)
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise ValueError(
+            f"the bundle takes {needed / 1e9:.1f} GB, but {quote(str(target.parent))} has only {free / 1e9:.1f} GB free"
+        )
+
+
 def write_bundle(
-    target: Path,
-    description: dict[str, Any],
-    tensors: Tensors,
-    tokenizer: Path,
-    source: Tensors | None,
-    progress: Progress,
+    target: Path, description: dict[str, Any], source: Source, plans: Plans, verify: bool, progress: Progress
 ) -> Bundle:
     """Writes beside the target, opens the result as a user would, verifies it against `source`, moves it into place."""
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         progress("writing")
-        kind = DTYPES[description["dtype"]]
-        for component, weights in tensors.items():
-            file = work / f"{component}.safetensors"
-            save_file({k: v.to(kind).contiguous() for k, v in weights.items()}, file)
-            file.chmod(0o644)  # safetensors makes it private
-        (work / "tokenizer").mkdir()
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(tokenizer / name, work / "tokenizer" / name)
-        names = sorted(str(p.relative_to(work)) for p in work.rglob("*") if p.is_file())
-        description["files"] = {n: {"bytes": (work / n).stat().st_size, "sha256": file_hash(work / n)} for n in names}
+        files = write_weights(work, description, plans, progress)
+        for path in write_tokenizers(source, work):
+            files[path.relative_to(work).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        description["files"] = dict(sorted(files.items()))
         description["verified"] = None
         _write_description(work, description)
-        if source is not None:
+        bundle = Bundle.open(work)
+        if verify:
             progress("verifying")
-            description["verified"] = verify_bundle(Bundle.open(work), source, tensors)
+            description["verified"] = verify_bundle(bundle, source, plans)
             _write_description(work, description)
         work.chmod(0o755)
         _move(work, target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    return Bundle.open(target)
+    return Bundle(folder=target, description=description)
+
+
+def write_weights(folder: Path, description: dict[str, Any], plans: Plans, progress: Progress) -> dict[str, Any]:
+    """Writes all components' files. Returns what bundle.json says of them."""
+    files: dict[str, Any] = {}
+    for component, pieces in plans.items():
+        names = description["components"][component]["weights"]
+        for name, part in zip(names, shards.split(pieces, shards.SHARD_BYTES), strict=True):
+            if len(names) > 1:
+                progress(f"writing {name}")
+            files[name] = shards.write_shard(folder / name, part)
+    return files
 
 
 def _move(work: Path, target: Path) -> None:

@@ -45,5 +45,7 @@ def verdict(description: dict[str, Any]) -> str:
     verified = description["verified"]
     if verified is None:
         return "not verified"
-    errors = ", ".join(f"{name} {error:.1g}" for name, error in verified["relative_error"].items())
-    return f"verified: largest relative errors {errors}; allowed {verified['limit']:g}"
+    errors = [f"{name} {error:.1g}" for name, error in verified["relative_error"].items() if error is not None]
+    if not errors:
+        return "every tensor verified, none of the models run"
+    return f"verified: largest relative errors {', '.join(errors)}; allowed {verified['limit']:g}"

@@ -16,7 +16,7 @@ Make = Callable[[Sequence[Tensor]], Tensor]
 
 def rows(tensors: Sequence[Tensor]) -> Tensor:
     """One below the other: [n0, ...], [n1, ...] -> [n0 + n1, ...]."""
-    return torch.cat(tuple(tensors))
+    return torch.cat(tuple(tensors)) if len(tensors) > 1 else tensors[0]
 
 
 @dataclass(frozen=True, slots=True)  # not keyword-only: a family's list reads as a table

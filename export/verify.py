@@ -1,105 +1,117 @@
-"""Proof that a bundle computes what its source does: the op references in float64 on the source's unfused weights."""
+"""Proof that a bundle computes what its source does.
+
+Every tensor is held, bit by bit, to what its source makes. Models that fit into memory also run, with the tensors as
+they are before rounding, beside diffusers' own class with the source's tensors (`peer.reference` has the alternatives).
+How much rounding changes is measured, too.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..runtime.bundle import Bundle
-from ..runtime.load import DTYPES, PackedTransformer, fill_module, load_transformer, load_vae
-from ..runtime.models import vae_class
-from ..runtime.text import TextEncoder, load_text_encoder
-from ..runtime.vae import StreamingVAE
-from .shapes import UnfusedTransformer
+from ..runtime.load import load_transformer, load_vae
+from ..runtime.request import quote
+from .peer import Clip, clips_of, reference, run_transformer, run_vae
+from .plan import Piece
+from .source import Component, Source
 
 # Relative to the largest value of the reference's output: what float32 arithmetic loses in a few hundred operations.
 LIMIT = 1e-4
+COPIES = 3  # of a model in float32 that may be in memory at once
 
-Tensors = dict[str, dict[str, Tensor]]
+Plans = dict[str, list[Piece]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
-    """What is compared."""
+class Exact(Bundle):
+    """A bundle with the weights as they are before they are rounded."""
 
-    transformer: PackedTransformer
-    vae: StreamingVAE
-    text: TextEncoder
+    plans: Plans
+
+    def weights(self, component: str) -> dict[str, Tensor]:
+        return {piece.target: piece.exact() for piece in self.plans[component]}
 
 
-def verify_bundle(bundle: Bundle, source: Tensors, fused: Tensors) -> dict[str, Any]:
-    """Runs the bundle and its source on random inputs of three shapes in one pack, on a random clip, and on prompts.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What bundle.json keeps of a component's verification."""
 
-    `source` holds the transformer as it was trained; the VAE and the text encoder are only renamed and reshaped and are
-    taken from `fused`. Returns what `bundle.json` keeps: the largest relative errors against a source whose weights are
-    rounded as the bundle stores them (ValueError where one exceeds LIMIT), and how much that rounding itself changes.
-    """
-    weights = {**fused, "transformer": source["transformer"]}
-    kind = DTYPES[bundle.description["dtype"]]
-    exact = _exact(bundle, weights)
-    stored = _exact(bundle, {k: {n: t.to(kind) for n, t in v.items()} for k, v in weights.items()})
-    cpu = torch.device("cpu")
-    got = Models(
-        transformer=load_transformer(bundle, "cpu", "fp32"),
-        vae=load_vae(bundle, "cpu", "fp32"),
-        text=load_text_encoder(bundle, cpu, torch.float32),
+    against: str  # what it was compared with, or why it did not run
+    relative_error: float | None = None
+    rounding: float | None = None  # what rounding the weights changes, relative likewise
+
+
+def verify_bundle(bundle: Bundle, source: Source, plans: Plans) -> dict[str, Any]:
+    """Holds every component to the source's. ValueError where a tensor differs, or an error exceeds LIMIT."""
+    verdicts = {name: _verify(bundle, part, plans) for name, part in source.components.items()}
+    fields = ("against", "relative_error", "rounding")
+    return {"limit": LIMIT} | {field: {k: getattr(v, field) for k, v in verdicts.items()} for field in fields}
+
+
+def _verify(bundle: Bundle, part: Component, plans: Plans) -> Verdict:
+    pieces = plans[part.name]
+    check_tensors(bundle.weights(part.name), pieces, part.title)
+    if part.kind not in ("transformer", "vae"):
+        return Verdict(against="the source's own tensors, one by one; it did not run")
+    needed, free = COPIES * 4 * sum(piece.num_bytes // piece.dtype.itemsize for piece in pieces), free_bytes()
+    if needed > free:
+        gigabytes = f"running takes {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB are free"
+        return Verdict(against=f"what its source makes, tensor by tensor; it did not run: {gigabytes}")
+    return _compare(bundle, Exact(folder=bundle.folder, description=bundle.description, plans=plans), part, pieces)
+
+
+def check_tensors(weights: dict[str, Tensor], pieces: Sequence[Piece], title: str) -> None:
+    """ValueError unless each tensor is, bit by bit, what its piece makes."""
+    for piece in pieces:
+        written = weights[piece.target].reshape(-1)
+        start = 0
+        for part in piece.parts():
+            if not torch.equal(part.view(-1), written[start : start + part.numel()]):
+                raise ValueError(f"the {title}'s tensor {quote(piece.target)} was not written as its source makes it")
+            start += part.numel()
+
+
+def _compare(bundle: Bundle, exact: Bundle, part: Component, pieces: Sequence[Piece]) -> Verdict:
+    clips = clips_of(part) if part.kind == "transformer" else []
+    against, want = reference(exact, part, clips)
+    got = _run(exact, part, clips)
+    error = _largest(got, want)
+    if not error <= LIMIT:
+        raise ValueError(f"the exported {part.title} differs from its source by {error:.2g}, more than {LIMIT:g}")
+    is_rounded = any(piece.dtype != torch.float32 for piece in pieces)
+    return Verdict(
+        against=against,
+        relative_error=error,
+        rounding=_largest(_run(bundle, part, clips), got) if is_rounded else 0.0,
     )
-    text_width = bundle.config("text_encoder")["hidden_size"]
-    outputs = [_run(models, text_width) for models in (got, stored, exact)]
-    errors, rounding = _compare(*outputs[:2]), _compare(*outputs[1:])
-    for name, error in errors.items():
-        if not error <= LIMIT:
-            raise ValueError(f"the exported {name} differs from its source by {error:.2g}, more than {LIMIT:g}")
-    return {
-        "against": "op references in float64 on the source's weights",
-        "relative_error": errors,
-        "limit": LIMIT,
-        "rounding": rounding,
-    }
 
 
-def _exact(bundle: Bundle, weights: Tensors) -> Models:
-    """The source in float64."""
-    cpu, kind = torch.device("cpu"), torch.float64
-    wide = {k: {n: t.to(kind) for n, t in v.items()} for k, v in weights.items()}
-    config = {name: bundle.config(name) for name in wide}
-    transformer = fill_module(UnfusedTransformer, config["transformer"], wide["transformer"], "transformer")
-    vae = fill_module(vae_class(bundle.class_name("vae")), config["vae"], wide["vae"], "VAE")
-    tokenizer = bundle.path("tokenizer/tokenizer.json")
-    return Models(
-        transformer=PackedTransformer(transformer, cpu, kind, "reference"),
-        vae=StreamingVAE(vae, config["vae"], cpu, kind, "reference"),
-        text=TextEncoder(tokenizer, config["text_encoder"], wide["text_encoder"]),
-    )
+def _run(bundle: Bundle, part: Component, clips: Sequence[Clip]) -> list[Tensor]:
+    """The bundle's component as the runtime loads it, in float32 on the CPU."""
+    if part.kind == "transformer":
+        return run_transformer(load_transformer(bundle, "cpu", "fp32", component=part.name), clips)
+    vae = load_vae(bundle, "cpu", "fp32")
+    return run_vae(vae.latent_channels, vae.decode, vae.encode)
 
 
-def _run(models: Models, text_width: int) -> dict[str, list[Tensor]]:
-    """What each component makes of the same random inputs."""
-    generator = torch.Generator().manual_seed(1)
-    video = torch.rand(3, 9, 32, 48, generator=generator) * 2 - 1
-    latent = models.vae.denormalize(torch.randn(models.vae.latent_channels, 3, 4, 6, generator=generator))
-    return {
-        "transformer": models.transformer(**_packed_arguments(models.transformer.model.in_channels, text_width)),
-        "vae": [models.vae.encode(video), models.vae.decode(latent)],
-        "text_encoder": [models.text(prompt) for prompt in ("", "a red circle moves right")],
-    }
+def _largest(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
+    """The largest difference of two outputs, relative to the largest value of its own; NaN where there is one."""
+    errors = [(g.double() - w.double()).abs().max() / w.double().abs().max() for g, w in zip(got, want, strict=True)]
+    return float(torch.stack(errors).max())
 
 
-def _compare(got: dict[str, list[Tensor]], want: dict[str, list[Tensor]]) -> dict[str, float]:
-    """The largest relative error of each component, NaN where there is one."""
-    return {name: float(torch.stack(list(map(_relative, got[name], want[name]))).max()) for name in want}
-
-
-def _packed_arguments(channels: int, text_width: int) -> dict[str, Any]:
-    """Three clips, one of them with given frames."""
-    generator = torch.Generator().manual_seed(0)
-    latents = [torch.randn(channels, *grid, generator=generator) for grid in ((1, 4, 4), (3, 8, 6), (2, 4, 12))]
-    text = [torch.randn(length, text_width, generator=generator) for length in (3, 9, 1)]
-    return {"latents": latents, "timesteps": [900.0, torch.tensor([0.0, 500.0, 500.0]), 20.0], "text": text}
-
-
-def _relative(got: Tensor, want: Tensor) -> Tensor:
-    return (got.double() - want.double()).abs().max() / want.double().abs().max()
+def free_bytes() -> int:
+    """Memory that can be had without swapping."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,55 +1,46 @@
-"""Verification finds what an export got wrong: planted mistakes, one a component."""
+"""Verification finds what an export got wrong: planted mistakes, in what is fused and in what is written."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
-from packdit.export import checkpoint, convert, shapes
-
-Weights = dict[str, Tensor]
-
-
-def swap_two_modulation_matrices(fused: Weights) -> None:
-    """Of the first and the second block, 6 x 44 rows each."""
-    for name in ("modulation.weight", "modulation.bias"):
-        first, second, rest = fused[name].split([264, 264, 88])
-        fused[name] = torch.cat([second, first, rest])
+from packdit.export import convert, shards, verify
+from packdit.export.entry import Entry
+from packdit.export.families import shapes
+from packdit.export.plan import Piece
 
 
-def swap_shift_and_scale(fused: Weights) -> None:
-    """Of the head."""
-    for name in ("modulation.weight", "modulation.bias"):
-        blocks, shift, scale = fused[name].split([528, 44, 44])
-        fused[name] = torch.cat([blocks, scale, shift])
+def swap_two_modulation_matrices(names: list[str]) -> list[str]:
+    """Of the first and the second block."""
+    return [names[1], names[0], *names[2:]]
 
 
-def turn_one_sign(fused: Weights) -> None:
-    """The largest bias of the modulation."""
-    bias = fused["modulation.bias"] = fused["modulation.bias"].clone()
-    bias[bias.abs().argmax()] *= -1
+def swap_the_last_two(names: list[str]) -> list[str]:
+    """The head's matrix, and the last block's: other shapes, the same rows in all."""
+    return [*names[:-2], names[-1], names[-2]]
 
 
-@pytest.mark.parametrize("mistake", [swap_two_modulation_matrices, swap_shift_and_scale, turn_one_sign])
+@pytest.mark.parametrize("mistake", [swap_two_modulation_matrices, swap_the_last_two])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_a_mistake_in_fusing_is_found(
     pipeline_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    mistake: Callable[[Weights], None],
+    mistake: Callable[[list[str]], list[str]],
     dtype: str,
 ) -> None:
-    fuse = shapes.fuse_transformer
+    def wrong(config: dict[str, Any]) -> list[Entry]:
+        return [
+            Entry(e.target, tuple(mistake(list(e.sources))) if len(e.sources) > 1 else e.sources, e.make)
+            for e in entries(config)
+        ]
 
-    def wrong(*arguments: Any) -> Weights:
-        fused = fuse(*arguments)
-        mistake(fused)
-        return fused
-
-    monkeypatch.setattr(shapes, "fuse_transformer", wrong)
+    entries = shapes.entries
+    monkeypatch.setattr(shapes, "entries", wrong)
     with pytest.raises(
         ValueError, match=r"the exported transformer differs from its source by [^n].*, more than 0.0001"
     ):
@@ -57,30 +48,41 @@ def test_a_mistake_in_fusing_is_found(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("component", "name"), [("vae", "vae"), ("text_encoder", "text_encoder")])
-def test_a_file_that_was_written_wrong_is_found(
-    pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, component: str, name: str
+@pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder"])
+def test_a_tensor_that_was_written_wrong_is_found(
+    pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, component: str
 ) -> None:
-    save = checkpoint.save_file
+    write = shards.write_shard
 
-    def wrong(weights: Weights, file: Path) -> None:
-        if file.stem == component:
-            key = max(weights, key=lambda k: weights[k].numel())
-            weights = {**weights, key: weights[key].flip(0).contiguous()}
-        save(weights, file)
+    def wrong(path: Path, pieces: Sequence[Piece]) -> dict[str, Any]:
+        if path.stem == component:
+            first = max(pieces, key=lambda piece: piece.num_bytes)
+            turned = replace(first, make=lambda tensors: first.make(tensors).flip(0))
+            pieces = [turned if piece is first else piece for piece in pieces]
+        return write(path, pieces)
 
-    monkeypatch.setattr(checkpoint, "save_file", wrong)
-    with pytest.raises(ValueError, match=f"the exported {name} differs from its source by "):
+    monkeypatch.setattr(shards, "write_shard", wrong)
+    said = f"the {'VAE' if component == 'vae' else component.replace('_', ' ')}'s tensor '.*' was not written as its"
+    with pytest.raises(ValueError, match=said):
         convert(pipeline_dir, tmp_path / "made")
 
 
-def test_a_fused_matrix_holds_the_blocks_in_order_and_the_head_last() -> None:
-    def tensors(i: int) -> dict[str, Tensor]:
-        return {"modulation.weight": torch.full((6, 1), i), "modulation.bias": torch.full((6,), i)}
+def test_what_does_not_fit_into_memory_does_not_run(
+    pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "free_bytes", lambda: 1000)
+    verified = convert(pipeline_dir, tmp_path / "made").description["verified"]
+    assert verified["relative_error"] == verified["rounding"] == dict.fromkeys(("transformer", "vae", "text_encoder"))
+    assert "tensor by tensor; it did not run: running takes 0 GB and 0 GB are free" in verified["against"]["vae"]
 
-    source = {f"blocks.{i}.{name}": t for i in range(2) for name, t in tensors(i).items()}
-    head = {"modulation.weight": torch.full((2, 1), 9), "modulation.bias": torch.full((2,), 9)}
-    fused = shapes.fuse_transformer({"depth": 2}, {**source, **head, "embed.weight": torch.ones(1)})
-    assert sorted(fused) == ["embed.weight", "modulation.bias", "modulation.weight"]
-    assert fused["modulation.bias"].tolist() == [0] * 6 + [1] * 6 + [9] * 2
-    assert fused["modulation.weight"].shape == (14, 1)
+
+def test_free_memory() -> None:
+    assert 2**24 < verify.free_bytes() < 2**50
+
+
+def test_a_fused_matrix_holds_the_blocks_in_order_and_the_head_last(pipeline_dir: Path) -> None:
+    config = json.loads((pipeline_dir / "transformer" / "config.json").read_text())
+    made = {entry.target: entry.sources for entry in shapes.entries(config)}
+    names = ("blocks.0.modulation.weight", "blocks.1.modulation.weight", "modulation.weight")
+    assert made["modulation.weight"] == names
+    assert made["embed.weight"] == ("embed.weight",)

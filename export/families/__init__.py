@@ -1,33 +1,43 @@
 """What can be exported, as data: a file of this package describes one class of diffusers. It holds
 
-    entries(config) -> list[Entry]      which tensors of the checkpoint become which of the packed model
+    entries(config) -> list[Entry]      which tensors of the checkpoint become which of the runtime's model
     FUSED: tuple[str, ...]              what is fused, in sentences for bundle.json
 
-and, where a transformer is called otherwise than Wan's (`packdit.export.verify` has the defaults),
+and, where there is something to say,
 
-    peer(model, latent, timestep, text, **extras) -> Tensor     calls diffusers' own for one clip: latent [C, T, H, W],
-                                        timestep a float, text [L, D] -> [C_out, T, H, W]
-    extras(config, latent, generator) -> dict[str, Any]         random keywords of one clip, as the packed model takes
-                                        them (beside latents, timesteps and text)
+    IGNORED: tuple[str, ...]            regular expressions of keys in checkpoints that nothing has a use for
+    RENAMED: tuple[tuple[str, str], ...]        regular expressions and what they become, in keys that checkpoints spell
+                                        in more than one way, before `entries`
+    peer(model, *, latents, timesteps, text, **extras) -> Tensor        calls diffusers' own for one clip; arguments as
+                                        the packed call takes them, of a list one entry. Its default calls it as Wan's
+    clips(config) -> list[dict[str, Any]]       random clips to compare with `peer`, where the default, which is made of
+                                        the packed model's widths and `extras`, does not fit
 
-A pipeline is described by a function of its model_index.json and of the configs of its components, the scheduler's
-too, by folder name:
+A pipeline is described by a function of its model_index.json and of what every folder in it says of itself, by the
+folder's name (config.json, scheduler_config.json, preprocessor_config.json or tokenizer_config.json):
 
     describe(index, configs) -> {"prompt": ..., "schedule": ..., "limits": ...}         for bundle.json
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from ...runtime.request import quote
 
-TRANSFORMERS = {"ShapesVideoDiT": "shapes"}
-VAES = {"ShapesVideoVAE": "shapes_vae"}
-CLASSES = {**TRANSFORMERS, **VAES}
-"""A class's name in config.json -> the file of this package, which is also the family of a bundle of it alone."""
+KINDS = {
+    "transformer": {"ShapesVideoDiT": "shapes", "WanTransformer3DModel": "wan"},
+    "vae": {"ShapesVideoVAE": "shapes_vae"},
+    "text_encoder": dict.fromkeys(
+        ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "UMT5EncoderModel", "LlamaModel"), "encoders"
+    ),
+    "image_encoder": dict.fromkeys(("CLIPVisionModel", "CLIPVisionModelWithProjection"), "encoders"),
+}
+"""A kind of component -> its classes, as config.json names them -> the file of this package, whose name is also the
+family of a bundle that holds a component alone."""
 
 PIPELINES = {"ShapesPipeline": ("shapes", "shapes:describe")}
 """A pipeline's class in model_index.json -> its family, and the function that describes it, as file:function."""
@@ -35,15 +45,31 @@ PIPELINES = {"ShapesPipeline": ("shapes", "shapes:describe")}
 Describe = Callable[[dict[str, Any], dict[str, dict[str, Any]]], dict[str, Any]]
 
 
-def family_of(name: Any) -> Any:
-    """The module that describes the class `name`. ValueError, with all that are known, where there is none."""
-    if not isinstance(name, str) or name not in CLASSES:
-        raise ValueError(f"the class {quote(name)} is not known; known are {', '.join(CLASSES)}")
-    return import_module(f".{CLASSES[name]}", __name__)
+def kind_of(name: Any) -> str:
+    """The kind of component that a class is. ValueError, with what is known, for a class that is not."""
+    for kind, classes in KINDS.items():
+        if isinstance(name, str) and name in classes:
+            return kind
+    module_of("vae" if "utoencoder" in str(name) or "VAE" in str(name) else "transformer", name)
+    raise AssertionError("not reached")
+
+
+def module_of(kind: str, name: Any) -> Any:
+    """The module that describes the class `name`. ValueError, with what is known, for one that is no such kind."""
+    if not isinstance(name, str) or name not in KINDS[kind]:
+        known = (re.sub(r"Transformer[23]DModel$", "", known) for known in KINDS[kind])
+        what = "VAE" if kind == "vae" else kind.replace("_", " ")
+        raise ValueError(f"the {what} class {quote(name)} is not known; known is that of {', '.join(known)}")
+    return import_module(f".{KINDS[kind][name]}", __name__)
+
+
+def family_of(kind: str, name: str) -> str:
+    """The family of a bundle that holds a component alone."""
+    return KINDS[kind][name]
 
 
 def pipeline_of(name: Any) -> tuple[str, Describe]:
-    """The family of the pipeline class `name` and its `describe`. ValueError as `family_of`."""
+    """The family of the pipeline class `name` and its `describe`. ValueError, with all that are known, for another."""
     if not isinstance(name, str) or name not in PIPELINES:
         raise ValueError(f"the pipeline {quote(name)} is not known; known are {', '.join(PIPELINES)}")
     family, place = PIPELINES[name]

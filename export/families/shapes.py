@@ -28,6 +28,9 @@ class UnfusedTransformer(ShapesTransformer):
         return [table for part in parts for table in part(condition).split(self.width, 1)]
 
 
+UNFUSED = UnfusedTransformer
+
+
 def entries(config: dict[str, Any]) -> list[Entry]:
     """One modulation matrix in the order of the blocks, the head's last; all else keeps its name."""
     fused = {
@@ -46,7 +49,13 @@ def describe(index: dict[str, Any], configs: dict[str, dict[str, Any]]) -> dict[
 
     Trained on sides to 96 and 17 frames; longer is allowed.
     """
-    transformer, scheduler = configs["transformer"], configs["scheduler"]
+    transformer, vae, text, scheduler = (configs[name] for name in ("transformer", "vae", "text_encoder", "scheduler"))
+    for what, got, want in (
+        ("latent channels", transformer["in_channels"], vae["latent_channels"]),
+        ("text features", transformer["text_width"], text["hidden_size"]),
+    ):
+        if got != want:
+            raise ValueError(f"the transformer takes {got} {what}, but the other component gives {want}")
     return {
         "prompt": None,
         "schedule": None,
