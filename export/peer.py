@@ -1,8 +1,9 @@
-"""What a packed model is compared with, on random inputs: diffusers' own class, or else the op references in float64."""
+"""What a packed model is compared with on random inputs: diffusers' own class, else the op references in float64."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -105,11 +106,9 @@ def _run_diffusers(model: Any, part: Component, clips: Sequence[Clip]) -> list[T
     """Clips one at a time, or what `run_vae` runs."""
     if part.kind == "transformer":
         return [getattr(part.module, "peer", call_transformer)(model, **clip) for clip in clips]
-    decode, encode = (
-        getattr(part.module, name, call) for name, call in (("decode", call_decode), ("encode", call_encode))
-    )
-    channels = model.decoder.conv_in.in_channels
-    return run_vae(channels, lambda latent: decode(model, latent), lambda video: encode(model, video))
+    decode = partial(getattr(part.module, "decode", call_decode), model)
+    encode = partial(getattr(part.module, "encode", call_encode), model)
+    return run_vae(model.decoder.conv_in.in_channels, decode, encode)
 
 
 def call_transformer(model: Any, *, latents: Tensor, timesteps: float, text: Tensor) -> Tensor:

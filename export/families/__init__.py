@@ -13,6 +13,11 @@ and, where there is something to say,
     clips(config) -> list[dict[str, Any]]       random clips to compare with `peer`, where the default, which is made of
                                         the packed model's widths and `extras`, does not fit
 
+and, where a VAE is called otherwise than Wan's,
+
+    decode(model, latent) -> Tensor     calls diffusers' own: [C, T, H, W] -> [3, frames, height, width]
+    encode(model, video) -> Tensor      its inverse, the mode of the distribution
+
 A pipeline is described by a function of its model_index.json and of what every folder in it says of itself, by the
 folder's name (config.json, scheduler_config.json, preprocessor_config.json or tokenizer_config.json):
 
