@@ -14,6 +14,7 @@
 
 #include "isa.h"
 #include "ops.h"
+#include "peak.h"
 #include "planner.h"
 
 namespace py = pybind11;
@@ -173,6 +174,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("isas", &packdit::isas);
     m.def("isa", [] { return std::string(packdit::kernels().name); });
     m.def("set_isa", &packdit::set_isa, py::arg("name"));
+    m.def("fma_peak", &packdit::fma_peak, py::arg("threads"), py::call_guard<py::gil_scoped_release>());
 
     const auto kernel = [&m](const char* name, auto function) {
         m.def(name, function, py::call_guard<py::gil_scoped_release>());
