@@ -106,10 +106,24 @@ void norm_rope(const HeadsArg& x, int64_t tokens, int64_t head_dim, Address weig
     packdit::norm_rope(token, from.stride, tokens, threads);
 }
 
-void norm_silu(Address x, Address weight, int64_t num_rows, int64_t width, int norm, bool silu, float eps, Address out,
-               int threads) {
-    packdit::norm_silu(floats(x), floats(weight), num_rows, width, static_cast<packdit::Norm>(norm), silu, eps,
-                       floats(out), threads);
+void norm_silu(Address x, Address weight, Address bias, int64_t num_rows, int64_t width, int norm, bool silu, float eps,
+               Address out, int threads) {
+    packdit::norm_silu(floats(x), floats(weight), floats(bias), num_rows, width, static_cast<packdit::Norm>(norm), silu,
+                       eps, floats(out), threads);
+}
+
+void group_norm_silu(Address x, const Triple& size, int64_t groups, Address weight, Address bias, bool silu, float eps,
+                     Address out, int threads) {
+    packdit::GroupNorm norm{};
+    norm.x = floats(x);
+    norm.weight = floats(weight);
+    norm.bias = floats(bias);
+    std::tie(norm.clips, norm.rows, norm.width) = std::tie(size[0], size[1], size[2]);
+    norm.groups = groups;
+    norm.silu = silu;
+    norm.eps = eps;
+    norm.out = floats(out);
+    packdit::group_norm_silu(norm, threads);
 }
 
 void guided_step(Address state, const Triple& size, int64_t slot_stride, int64_t token_stride, const RowsArg& out,
@@ -140,7 +154,7 @@ void linear(const RowsArg& x, int64_t num_rows, int64_t depth, const WeightsArg&
 
 void causal_conv3d(Address x, const std::array<int64_t, 4>& size, Address past, int64_t past_frames, int64_t missing,
                    const WeightsArg& weight, const Triple& kernel, const Triple& stride, int64_t top, int64_t left,
-                   const Triple& out_size, Address out, int threads) {
+                   bool nearest, const Triple& out_size, Address out, int threads) {
     packdit::Convolution c{};
     c.x = floats(x);
     c.past = floats(past);
@@ -151,6 +165,7 @@ void causal_conv3d(Address x, const std::array<int64_t, 4>& size, Address past, 
     c.stride = stride;
     c.top = top;
     c.left = left;
+    c.nearest = nearest;
     c.out_size = out_size;
     packdit::causal_conv3d(c, weights(weight), floats(out), threads);
 }
@@ -183,6 +198,7 @@ PYBIND11_MODULE(_C, m) {
     kernel("gated_residual", &gated_residual);
     kernel("norm_rope", &norm_rope);
     kernel("norm_silu", &norm_silu);
+    kernel("group_norm_silu", &group_norm_silu);
     kernel("guided_step", &guided_step);
     kernel("linear", &linear);
     kernel("causal_conv3d", &causal_conv3d);

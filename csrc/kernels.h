@@ -77,8 +77,14 @@ struct Kernels {
     // out = x + gate y
     void (*gated_add)(const float* x, const float* y, const float* gate, int64_t width, float* out);
     void (*norm_rope)(const NormRope& token);
-    // out = activation(rms norm(x) weight); weight may be null
-    void (*norm_silu)(const float* x, const float* weight, int64_t width, Norm norm, bool silu, float eps, float* out);
+    // out = activation(norm(x) weight + bias); weight and bias may be null
+    void (*norm_silu)(const float* x, const float* weight, const float* bias, int64_t width, Norm norm, bool silu,
+                      float eps, float* out);
+    // sums[c] = the sum over rows r of x[r, c], or of (x[r, c] - mean[c])² where mean is not null
+    void (*sum_rows)(const float* x, int64_t rows, int64_t width, const float* mean, float* sums);
+    // out = activation((x - mean) factor + bias), each a number a column
+    void (*affine_silu)(const float* x, const float* mean, const float* factor, const float* bias, int64_t width,
+                        bool silu, float* out);
     // state[s] = sum over j <= slots of table[s, j] operand[j], operands with a factor of 0 left out; the last operand
     // is out[cond], or out[uncond] + guidance (out[cond] - out[uncond]). `next` holds slots * 16 floats.
     void (*guided_step)(float* state, int64_t slot_stride, int64_t slots, const float* cond, const float* uncond,

@@ -25,6 +25,8 @@ Kernels all_kernels(const char* name) {
     k.gated_add = gated_add;
     k.norm_rope = norm_rope;
     k.norm_silu = norm_silu;
+    k.sum_rows = sum_rows;
+    k.affine_silu = affine_silu;
     k.guided_step = guided_step;
     k.attention_queries = kQueries;
     k.attention_scratch = attention_scratch;

@@ -38,8 +38,19 @@ void gated_residual(const Rows& x, const Rows& y, const Rows& gate, const Modula
 // `token` describes the first of `tokens`; out, cos and sin are contiguous over tokens.
 void norm_rope(const NormRope& token, int64_t x_stride, int64_t tokens, int threads);
 
-void norm_silu(const float* x, const float* weight, int64_t rows, int64_t width, Norm norm, bool silu, float eps,
-               float* out, int threads);
+void norm_silu(const float* x, const float* weight, const float* bias, int64_t rows, int64_t width, Norm norm,
+               bool silu, float eps, float* out, int threads);
+
+// x and out [clips, rows, width]: a mean and a variance for each group of columns of a clip.
+struct GroupNorm {
+    const float *x, *weight, *bias;
+    int64_t clips, rows, width, groups;
+    bool silu;
+    float eps;
+    float* out;
+};
+
+void group_norm_silu(const GroupNorm& norm, int threads);
 
 struct GuidedStep {
     float* state;
@@ -57,12 +68,14 @@ void guided_step(const GuidedStep& step, int threads);
 void linear(const Rows& x, int64_t rows, int64_t depth, const Weights& weights, Activation activation, float* out,
             int threads);
 
-// Channels-last x [frames, height, width, channels] after past [past_frames, ...] and `missing` frames of zeros.
+// Channels-last x [frames, height, width, channels] after past [past_frames, ...] and `missing` frames of zeros. Around
+// a frame are zeros, or its nearest pixels.
 struct Convolution {
     const float *x, *past;
     int64_t missing, past_frames, frames, height, width, channels;
     std::array<int64_t, 3> kernel, stride;
     int64_t top, left;
+    bool nearest;
     std::array<int64_t, 3> out_size;
 };
 

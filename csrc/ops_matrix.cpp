@@ -23,7 +23,7 @@ private:
     const Rows x_;
 };
 
-// Row r is the window of output position r: one tap a kernel position, zeros outside the clip.
+// Row r is the window of output position r: one tap a kernel position.
 class WindowRows final : public LeftOperand {
 public:
     explicit WindowRows(const Convolution& c)
@@ -52,7 +52,12 @@ public:
 private:
     // t counts from the first carried frame
     const float* position(int64_t t, int64_t y, int64_t x) const {
-        if (t < 0 || y < 0 || y >= c_.height || x < 0 || x >= c_.width) return zeros_.data();
+        if (t < 0) return zeros_.data();
+        if (c_.nearest) {
+            y = std::clamp<int64_t>(y, 0, c_.height - 1);
+            x = std::clamp<int64_t>(x, 0, c_.width - 1);
+        }
+        if (y < 0 || y >= c_.height || x < 0 || x >= c_.width) return zeros_.data();
         const bool carried = t < c_.past_frames;
         const int64_t frame = carried ? t : t - c_.past_frames;
         return (carried ? c_.past : c_.x) + ((frame * c_.height + y) * c_.width + x) * c_.channels;

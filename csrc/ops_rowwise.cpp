@@ -67,12 +67,12 @@ void norm_rope(const NormRope& token, int64_t x_stride, int64_t tokens, int thre
     });
 }
 
-void norm_silu(const float* x, const float* weight, int64_t rows, int64_t width, Norm norm, bool silu, float eps,
-               float* out, int threads) {
+void norm_silu(const float* x, const float* weight, const float* bias, int64_t rows, int64_t width, Norm norm,
+               bool silu, float eps, float* out, int threads) {
     const Kernels& k = kernels();
     parallel_ranges(threads, rows * width * 128, rows, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
-            k.norm_silu(x + i * width, weight, width, norm, silu, eps, out + i * width);
+            k.norm_silu(x + i * width, weight, bias, width, norm, silu, eps, out + i * width);
         }
     });
 }

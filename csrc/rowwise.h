@@ -37,11 +37,36 @@ void gated_add(const float* x, const float* y, const float* gate, int64_t width,
     });
 }
 
-void norm_silu(const float* x, const float* weight, int64_t width, Norm norm, bool silu_too, float eps, float* out) {
+void norm_silu(const float* x, const float* weight, const float* bias, int64_t width, Norm norm, bool silu_too,
+               float eps, float* out) {
     const Moments m = moments(x, width, norm, eps);
     for_vectors(width, [&](int64_t i, auto lanes) {
-        F16 value = load(x + i, lanes) * m.factor;
+        F16 value = (load(x + i, lanes) - m.mean) * m.factor;
         if (weight) value = value * load(weight + i, lanes);
+        if (bias) value = value + load(bias + i, lanes);
+        store(out + i, silu_too ? silu(value) : value, lanes);
+    });
+}
+
+void sum_rows(const float* x, int64_t rows, int64_t width, const float* mean, float* sums) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const float* row = x + r * width;
+        for_vectors(width, [&](int64_t i, auto lanes) {
+            F16 value = load(row + i, lanes);
+            if (mean) {
+                value = value - load(mean + i, lanes);
+                value = value * value;
+            }
+            store(sums + i, r == 0 ? value : load(sums + i, lanes) + value, lanes);
+        });
+    }
+}
+
+void affine_silu(const float* x, const float* mean, const float* factor, const float* bias, int64_t width,
+                 bool silu_too, float* out) {
+    for_vectors(width, [&](int64_t i, auto lanes) {
+        const F16 centered = load(x + i, lanes) - load(mean + i, lanes);
+        const F16 value = fma(centered, load(factor + i, lanes), load(bias + i, lanes));
         store(out + i, silu_too ? silu(value) : value, lanes);
     });
 }

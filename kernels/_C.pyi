@@ -52,7 +52,10 @@ def norm_rope(
     threads: int,
 ) -> None: ...
 def norm_silu(
-    x: int, weight: int, rows: int, width: int, norm: int, silu: bool, eps: float, out: int, threads: int
+    x: int, weight: int, bias: int, rows: int, width: int, norm: int, silu: bool, eps: float, out: int, threads: int
+) -> None: ...
+def group_norm_silu(
+    x: int, size: Sequence[int], groups: int, weight: int, bias: int, silu: bool, eps: float, out: int, threads: int
 ) -> None: ...
 def guided_step(
     state: int,
@@ -80,6 +83,7 @@ def causal_conv3d(
     stride: Sequence[int],
     top: int,
     left: int,
+    nearest: bool,
     out_size: Sequence[int],
     out: int,
     threads: int,

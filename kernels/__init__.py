@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .causal_conv3d import carried as carried
     from .causal_conv3d import causal_conv3d as causal_conv3d
     from .gated_residual import gated_residual as gated_residual
+    from .group_norm_silu import group_norm_silu as group_norm_silu
     from .guided_step import guided_step as guided_step
     from .linear import linear as linear
     from .modulate import modulate as modulate
@@ -25,6 +26,7 @@ _FILE_OF = {
     "carried": "causal_conv3d",
     "causal_conv3d": "causal_conv3d",
     "gated_residual": "gated_residual",
+    "group_norm_silu": "group_norm_silu",
     "guided_step": "guided_step",
     "linear": "linear",
     "modulate": "modulate",

@@ -101,7 +101,7 @@ def rows(gated: bool) -> None:
 
 
 def norm_silu() -> None:
-    launch_norm_silu(torch.empty(TOKENS, 96, dtype=HALF), torch.empty(96, dtype=HALF), "rms", True, 1e-6)
+    launch_norm_silu(torch.empty(TOKENS, 96, dtype=HALF), torch.empty(96, dtype=HALF), None, "rms", True, 1e-6)
 
 
 def guided_step() -> None:

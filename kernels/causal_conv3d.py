@@ -1,9 +1,9 @@
 """Convolution over time and space, channels last, that is causal in time and can stream.
 
 out[t, y, x] = bias + sum over (i, j, l, c) of weight[:, i, j, l, c] in[st t + i, sh y + j, sw x + l, c], where `in`
-is the clip after its carried frames (zeros at a clip's start) and with zeros around it in space. Source: the causal 3-D
-convolution of MAGVIT-v2 (arXiv 2310.05737, section 3.2), whose frames see only themselves and their past; carrying the
-last frames of a chunk makes chunks equal to the whole clip.
+is the clip after its carried frames (zeros at a clip's start) and with zeros, or its nearest pixels, around it in
+space. Source: the causal 3-D convolution of MAGVIT-v2 (arXiv 2310.05737, section 3.2), whose frames see only themselves
+and their past; carrying the last frames of a chunk makes chunks equal to the whole clip.
 """
 
 import torch
@@ -12,22 +12,25 @@ from torch import Tensor
 
 from .backend import choose, native
 from .op import custom_op
-from .tensors import accurate, address, check_tensor
+from .tensors import accurate, address, check_choice, check_tensor
 
 Triple = tuple[int, int, int]
 Padding = tuple[tuple[int, int], tuple[int, int]]
+EDGES = ("zeros", "nearest")
 
 
 def causal_conv3d_reference(
-    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, stride: Triple, padding: Padding
+    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, stride: Triple, padding: Padding, edges: str
 ) -> Tensor:
     """The definition, in plain PyTorch; differentiable. Arguments as in `causal_conv3d`."""
     (top, bottom), (left, right) = padding
     missing = weight.shape[1] - 1 if past is None else 0
     frames = x if past is None else torch.cat((past, x))
-    volume = F.pad(accurate(frames).permute(3, 0, 1, 2), (left, right, top, bottom, missing, 0))
+    volume = F.pad(accurate(frames).permute(3, 0, 1, 2), (0, 0, 0, 0, missing, 0))
+    mode = "replicate" if edges == "nearest" else "constant"
+    framed = F.pad(volume[None], (left, right, top, bottom, 0, 0), mode=mode)
     taps = accurate(weight).permute(0, 4, 1, 2, 3)
-    out = F.conv3d(volume[None], taps, None if bias is None else accurate(bias), stride)
+    out = F.conv3d(framed, taps, None if bias is None else accurate(bias), stride)
     return out[0].permute(1, 2, 3, 0).contiguous().to(x.dtype)
 
 
@@ -66,7 +69,13 @@ def output_size(x: Tensor, weight: Tensor, past: Tensor | None, stride: Triple, 
 
 @custom_op("causal_conv3d")
 def _causal_conv3d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, stride: list[int], padding: list[int]
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    past: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    edges: str = "zeros",
 ) -> Tensor:
     x, past = x.contiguous(), None if past is None else past.contiguous()
     by_depth = weight.permute(1, 2, 3, 4, 0)
@@ -79,14 +88,20 @@ def _causal_conv3d(
     past_frames, missing = (0, kernel[0] - 1) if past is None else (past.shape[0], 0)
     native().causal_conv3d(
         *(address(x), tuple(x.shape), address(past), past_frames, missing, packed, kernel, stride),
-        *(padding[0], padding[2], size, address(out), torch.get_num_threads()),
+        *(padding[0], padding[2], edges == "nearest", size, address(out), torch.get_num_threads()),
     )
     return out
 
 
 @torch.library.register_fake("packdit::causal_conv3d")
 def _(
-    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, stride: list[int], padding: list[int]
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    past: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    edges: str = "zeros",
 ) -> Tensor:
     return x.new_empty(*_flat_output_size(x, weight, past, stride, padding), weight.shape[0])
 
@@ -117,13 +132,15 @@ def causal_conv3d(
     past: Tensor | None = None,
     stride: Triple = (1, 1, 1),
     padding: Padding | None = None,
+    edges: str = "zeros",
     backend: str | None = None,
 ) -> Tensor:
     """The convolution of one chunk of a clip, [T', H', W', Cout] contiguous in the dtype of x.
 
     x [T, H, W, Cin]; weight [Cout, kt, kh, kw, Cin]; bias [Cout]; past [P, H, W, Cin], 0 <= P <= kt - 1: the frames
     `carried` from the chunk before, None at a clip's start, which puts kt - 1 frames of zeros there; stride (t, y, x);
-    padding ((top, bottom), (left, right)) zeros in space, None: as many as keep the size under an odd kernel.
+    padding ((top, bottom), (left, right)) in space, None: as much as keeps the size under an odd kernel; edges "zeros"
+    or "nearest" (pixels): what the padding holds.
     T' = (P + T - kt) // st + 1. ValueError for anything else.
     """
     _check(x, weight, bias, past)
@@ -133,7 +150,8 @@ def causal_conv3d(
     if min(map(min, around)) < 0:
         raise ValueError(f"causal_conv3d: padding is {around}; allowed: at least 0")
     output_size(x, weight, past, stride, around)
+    check_choice("causal_conv3d: edges", edges, EDGES)
     tensors = [tensor for tensor in (x, weight, bias, past) if tensor is not None]
     if choose("causal_conv3d", backend, *tensors) == "reference":
-        return causal_conv3d_reference(x, weight, bias, past, stride, around)
-    return _causal_conv3d(x, weight, bias, past, list(stride), [*around[0], *around[1]])
+        return causal_conv3d_reference(x, weight, bias, past, stride, around, edges)
+    return _causal_conv3d(x, weight, bias, past, list(stride), [*around[0], *around[1]], edges)

@@ -71,12 +71,14 @@ def modulate_kernel(
 def norm_silu_kernel(
     x: tl.tensor,
     weight: tl.tensor,
+    bias: tl.tensor,
     out: tl.tensor,
     num_rows: int,
     eps: float,
     width: tl.constexpr,
     norm: tl.constexpr,
     weighted: tl.constexpr,
+    biased: tl.constexpr,
     activation: tl.constexpr,
     rows: tl.constexpr,
     columns: tl.constexpr,
@@ -88,6 +90,8 @@ def norm_silu_kernel(
     value = normalized(value, mask, width, norm, eps)
     if weighted:
         value = value * tl.load(weight + column, column < width, other=0.0).to(tl.float32)
+    if biased:
+        value = value + tl.load(bias + column, column < width, other=0.0).to(tl.float32)
     if activation:
         value = value / (1 + tl.exp(-value))
     tl.store(out + row * width + column, value.to(out.dtype.element_ty), mask)
@@ -146,8 +150,10 @@ def launch_modulate(
     return results
 
 
-def launch_norm_silu(x: Tensor, weight: Tensor | None, norm: str, activation: bool, eps: float) -> Tensor:
-    """As `norm_silu`; x and weight are contiguous."""
+def launch_norm_silu(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, activation: bool, eps: float
+) -> Tensor:
+    """As `norm_silu`; all are contiguous."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel() == 0:
         return out
@@ -157,12 +163,14 @@ def launch_norm_silu(x: Tensor, weight: Tensor | None, norm: str, activation: bo
     norm_silu_kernel[(triton.cdiv(num_rows, rows),)](
         x,
         x if weight is None else weight,
+        x if bias is None else bias,
         out,
         num_rows,
         eps,
         width=width,
         norm=norm,
         weighted=weight is not None,
+        biased=bias is not None,
         activation=activation,
         rows=rows,
         columns=columns,

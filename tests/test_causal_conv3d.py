@@ -19,17 +19,21 @@ def inputs(
     return x, weight, torch.randn(channels[1], generator=generator)
 
 
+@pytest.mark.parametrize("edges", ["zeros", "nearest"])
 @pytest.mark.parametrize("padding", [None, ((0, 2), (1, 0))])
 @pytest.mark.parametrize("past_frames", [None, 0, 1, 2])
 @pytest.mark.parametrize("stride", [(1, 1, 1), (2, 1, 2)])
-def test_the_reference_is_the_formula(stride: Triple, past_frames: int | None, padding: object) -> None:
+def test_the_reference_is_the_formula(stride: Triple, past_frames: int | None, padding: object, edges: str) -> None:
     x, weight, bias = (t.double() for t in inputs((4, 4, 5), (2, 3)))
     past = None if past_frames is None else torch.randn(past_frames, 4, 5, 2).double()
-    got = causal_conv3d(x, weight, bias, past=past, stride=stride, padding=padding)  # type: ignore[arg-type]
+    got = causal_conv3d(x, weight, bias, past=past, stride=stride, padding=padding, edges=edges)  # type: ignore[arg-type]
     before = torch.zeros(2, 4, 5, 2).double() if past is None else past
     clip = torch.cat((before, x))
     (top, bottom), (left, right) = ((1, 1), (1, 1)) if padding is None else padding  # type: ignore[misc]
     framed = torch.zeros(clip.shape[0], top + 4 + bottom, left + 5 + right, 2).double()
+    if edges == "nearest":
+        rows, columns = torch.arange(-top, 4 + bottom).clamp(0, 3), torch.arange(-left, 5 + right).clamp(0, 4)
+        framed = clip[:, rows][:, :, columns]
     framed[:, top : top + 4, left : left + 5] = clip
     st, sh, sw = stride
     for t, y, z in product(*map(range, got.shape[:3])):
@@ -43,7 +47,7 @@ def test_the_reference_computes_in_float32_and_differentiates() -> None:
     assert causal_conv3d(x.half(), weight.half(), bias.half()).dtype == torch.float16
     wide = [t.double().requires_grad_() for t in (x, weight, bias, x[:1])]
     around = ((1, 1), (0, 1))
-    assert torch.autograd.gradcheck(lambda *t: causal_conv3d_reference(*t, (1, 2, 1), around), wide)
+    assert torch.autograd.gradcheck(lambda *t: causal_conv3d_reference(*t, (1, 2, 1), around, "nearest"), wide)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +68,7 @@ def test_cpu(size: Triple, channels: tuple[int, int], kernel: Triple, stride: Tr
     if size[0]:
         check_cpu(causal_conv3d, x, weight, stride=stride)
     (got,) = check_cpu(causal_conv3d, torch.cat((x, x[:1], past[:1])), weight, bias, past=past, stride=stride)
+    check_cpu(causal_conv3d, torch.cat((x, past)), weight, bias, stride=stride, edges="nearest")
     by_depth = weight.permute(1, 2, 3, 4, 0).contiguous().permute(4, 0, 1, 2, 3)
     again = causal_conv3d(torch.cat((x, x[:1], past[:1])), by_depth, bias, past=past, stride=stride, backend="cpu")
     assert_same_bits(again, got)
@@ -130,6 +135,7 @@ def test_bad_arguments() -> None:
         ((x, weight), {"past": torch.cat((x, x))}, "past has 4 frames; allowed: 0 to 2"),
         ((x, weight), {"past": x[:0]}, r"padded input is \(2, 6, 7\); allowed: at least the kernel, \(3, 3, 3\)"),
         ((x, weight), {"stride": (1, 0, 1)}, r"stride is \(1, 0, 1\); allowed: at least 1"),
+        ((x, weight), {"edges": "wrap"}, "edges is 'wrap'; allowed: zeros, nearest"),
         ((x, weight), {"padding": ((0, -1), (0, 0))}, "padding is .*; allowed: at least 0"),
         ((x, weight[:, :, :2]), {}, "kernel is 2x3; allowed without padding: odd sizes"),
     ]:
@@ -142,3 +148,4 @@ def test_op() -> None:
     op = torch.ops.packdit.causal_conv3d.default
     torch.library.opcheck(op, (x, weight, bias, x[:2].clone(), [1, 2, 1], [1, 1, 0, 2]))
     torch.library.opcheck(op, (x, weight, None, None, [1, 1, 1], [1, 1, 1, 1]))
+    torch.library.opcheck(op, (x, weight, None, None, [1, 1, 1], [1, 1, 1, 1], "nearest"))

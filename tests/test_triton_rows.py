@@ -88,7 +88,8 @@ def test_norm_silu(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = torch.randn(shape, generator=generator).to(dtype)
     weight = torch.randn(shape[-1], generator=generator).to(dtype)
     check_triton(norm_silu, x, weight, eps=1e-5)
-    check_triton(norm_silu, x, weight, activation=False)
+    check_triton(norm_silu, x, weight, weight.flip(0), norm="layer", activation=False)
+    check_triton(norm_silu, x, None, weight, activation=False)
     check_triton(norm_silu, x.transpose(0, -1), norm="none")
 
 
@@ -103,4 +104,4 @@ def test_ops() -> None:
         torch.library.opcheck(ops.modulate_triton.default, (i["x"], *tables, i["row"], "layer", 1e-6))
         arguments = (i["x"], i["y"], i["gate"], i["row"], *tables, "rms", 1e-6)
         torch.library.opcheck(ops.gated_residual_triton.default, arguments)
-        torch.library.opcheck(ops.norm_silu_triton.default, (i["x"], None, "rms", True, 1e-6))
+        torch.library.opcheck(ops.norm_silu_triton.default, (i["x"], None, None, "rms", True, 1e-6))
