@@ -26,12 +26,10 @@ Result = tuple[str, list[Tensor]]  # what was run, and what it gave
 
 def clips_of(part: Component) -> list[Clip]:
     """Random clips of several shapes: the arguments of the packed call, of each list one entry."""
-    if hasattr(part.module, "clips"):
-        clips: list[Clip] = part.module.clips(part.settings)
-        return clips
     model = empty_module(transformer_class(part.class_name), part.settings, part.title)
     generator = torch.Generator().manual_seed(0)
-    return [_clip(model, grid, timestep, generator) for grid, timestep in zip(GRIDS, TIMESTEPS, strict=True)]
+    clips = [_clip(model, grid, timestep, generator) for grid, timestep in zip(GRIDS, TIMESTEPS, strict=True)]
+    return [part.module.adapt(part.settings, clip) for clip in clips] if hasattr(part.module, "adapt") else clips
 
 
 def _clip(model: Any, grid: Sequence[int], timestep: float, generator: torch.Generator) -> Clip:

@@ -8,9 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
-from torch import Tensor
 
-from packdit.export.families.wan import entries
+from packdit.export.families.wan import entries, peer
 from packdit.export.testing import LIMIT, call, check_family, check_published, error, pack, randomize
 from packdit.kernels import patchify, unpatchify
 from packdit.runtime.models.wan import WanTransformer
@@ -38,17 +37,6 @@ CONFIGS = {
     "no norm before cross-attention": {"cross_attn_norm": False, "num_layers": 2},
     "another patch": {"patch_size": (1, 1, 2), "out_channels": 3, "eps": 1e-3},
 }
-
-
-def peer(model: Any, latents: Tensor, timesteps: float | Tensor, text: Tensor, image: Tensor | None = None) -> Tensor:
-    """What diffusers says of one clip. Two images of FLF2V are a batch of two."""
-    if image is not None and model.config.pos_embed_seq_len:
-        image = image.unflatten(0, (2, -1))
-    elif image is not None:
-        image = image[None]
-    time = torch.as_tensor(timesteps, dtype=torch.float32)[None]
-    (out,) = model(latents[None], time, text[None], encoder_hidden_states_image=image, return_dict=False)
-    return out[0]
 
 
 def clips_of(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -94,7 +82,8 @@ def test_one_zero_row_stands_for_all_that_the_pipeline_pads_with() -> None:
     packed = pack(reference, entries(dict(reference.config)))
     clip = clips_of(SMALL)[2]
     rows, grid = len(clip["text"]), packed.token_grid(GRIDS[2])
-    want = peer(reference, clip["latents"], clip["timesteps"], F.pad(clip["text"], (0, 0, 0, 512 - rows)))
+    text = F.pad(clip["text"], (0, 0, 0, 512 - rows))
+    want = peer(reference, latents=clip["latents"], timesteps=clip["timesteps"], text=text)
     segment = packed.segment(grid, clip["timesteps"], F.pad(clip["text"], (0, 0, 0, 1)), {})
     bias = torch.zeros(rows + 1)
     bias[-1] = math.log(512 - rows)

@@ -10,8 +10,8 @@ and, where there is something to say,
                                         in more than one way, before `entries`
     peer(model, *, latents, timesteps, text, **extras) -> Tensor        calls diffusers' own for one clip; arguments as
                                         the packed call takes them, of a list one entry. Its default calls it as Wan's
-    clips(config) -> list[dict[str, Any]]       random clips to compare with `peer`, where the default, which is made of
-                                        the packed model's widths and `extras`, does not fit
+    adapt(config, clip) -> dict[str, Any]       a clip that `peer` takes, of a random one that is made of the packed
+                                        model's widths and `extras`: the same keywords
 
 and, where a VAE is called otherwise than Wan's,
 

@@ -78,3 +78,24 @@ def _modulation(tensors: Sequence[Tensor]) -> Tensor:
     """The time projection's bias [6 * D] and the blocks' tables [1, 6, D] -> [depth, 6 * D]."""
     bias, *tables = tensors
     return torch.cat(tuple(tables)).flatten(1) + bias
+
+
+def peer(
+    model: Any, *, latents: Tensor, timesteps: float | Tensor, text: Tensor, image: Tensor | None = None
+) -> Tensor:
+    """What diffusers says of one clip. Two images of FLF2V are a batch of two."""
+    if image is not None:
+        image = image.unflatten(0, (2, -1)) if model.config.pos_embed_seq_len else image[None]
+    time = torch.as_tensor(timesteps, dtype=torch.float32)[None]
+    (out,) = model(latents[None], time, text[None], encoder_hidden_states_image=image, return_dict=False)
+    result: Tensor = out[0]
+    return result
+
+
+def adapt(config: dict[str, Any], clip: dict[str, Any]) -> dict[str, Any]:
+    """Beside an image diffusers takes the last 512 states for the text; FLF2V has a place for each row of its two."""
+    if config.get("image_dim") is None:
+        return clip
+    text, image = clip["text"], clip["image"]
+    rows = config.get("pos_embed_seq_len") or len(image)
+    return {**clip, "text": text[torch.arange(512) % len(text)], "image": image[torch.arange(rows) % len(image)]}
