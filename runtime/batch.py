@@ -40,7 +40,9 @@ class Batch:
 
 def make_batch(plan: Plan, samples: list[Sample], transformer: PackedTransformer) -> Batch:
     """Lays out `samples`, those that the plan took, in its order."""
-    device = transformer.device
+    device, patch = transformer.device, transformer.model.patch
+    for sample in samples:
+        sample.refresh(patch)
     slots = max(len(s.state) for s in samples)
     state = torch.cat([_widen(s.state, slots) for s in samples], 1)
     first = offsets([s.num_tokens for s in samples])[:-1].tolist()
@@ -56,8 +58,10 @@ def make_batch(plan: Plan, samples: list[Sample], transformer: PackedTransformer
     tables = [torch.from_numpy(pad(track[s.stage].matrix, slots)).float() for s in samples for track in s.levels]
     return Batch(
         samples=samples,
-        tokens=state[0].to(transformer.dtype).index_select(0, source.to(device)),
-        pack=make_pack(transformer.model, [sample.segment(branch) for sample, _, branch in segments], device),
+        tokens=_inputs(state[0], samples).to(transformer.dtype).index_select(0, source.to(device)),
+        pack=make_pack(
+            transformer.model, [sample.segment(branch, transformer) for sample, _, branch in segments], device
+        ),
         state=state,
         cond=cond.to(device),
         uncond=uncond.to(device),
@@ -65,6 +69,12 @@ def make_batch(plan: Plan, samples: list[Sample], transformer: PackedTransformer
         table=torch.stack(tables).to(device),
         row=_level_rows(samples).to(device),
     )
+
+
+def _inputs(latents: Tensor, samples: list[Sample]) -> Tensor:
+    """The latents [N, C], with what is given of each token beside them."""
+    given = [s.given for s in samples if s.given is not None]
+    return torch.cat([latents, torch.cat(given)], 1) if given else latents
 
 
 def _widen(state: Tensor, slots: int) -> Tensor:

@@ -7,6 +7,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,11 +22,11 @@ from .decoding import Decoding
 from .job import Job
 from .load import PackedTransformer, load_transformer, load_vae, pick_device, pick_dtype
 from .memory import peak_bytes
+from .prompts import Classes, Prompts, load_prompts
 from .request import Limits, Request, quote
 from .sample import Sample, make_sample
 from .schedule import Schedule
 from .scheduler import Scheduler
-from .text import TextEncoder, load_text_encoder
 from .vae import StreamingVAE
 from .video import Video
 
@@ -48,12 +49,13 @@ class Engine:
         limits: Limits,
         transformer: PackedTransformer,
         vae: StreamingVAE,
-        text: TextEncoder,
+        text: Prompts | Classes,
         schedule: Schedule | None = None,
+        second: PackedTransformer | None = None,
         token_budget: int = TOKEN_BUDGET,
     ) -> None:
         self.limits, self.transformer, self.vae, self.text = limits, transformer, vae, text
-        self.schedule = schedule or Schedule.flow(limits.shift)
+        self.schedule, self.second = schedule or Schedule.flow(limits.shift), second
         self.scheduler = Scheduler(token_budget=token_budget)
         self._lock = threading.Lock()  # guards the five fields that follow
         self._waiting: list[Job] = []  # submitted, and not seen by the worker
@@ -75,13 +77,15 @@ class Engine:
         check(backend)
         place = pick_device(device)
         bundle = open_bundle(model)
-        schedule = bundle.description["schedule"]
+        schedule, two = bundle.description["schedule"], "transformer_2" in bundle.components
+        load = partial(load_transformer, bundle, device, dtype, backend)
         return cls(
             limits=bundle.limits,
-            transformer=load_transformer(bundle, device, dtype, backend),
+            transformer=load(),
             vae=load_vae(bundle, device, dtype, backend),
-            text=load_text_encoder(bundle, place, pick_dtype(dtype, place)),
+            text=load_prompts(bundle, place, pick_dtype(dtype, place)),
             schedule=Schedule(data=schedule) if schedule else None,
+            second=load(component="transformer_2") if two else None,
         )
 
     def submit(self, request: Request) -> Job:
@@ -94,6 +98,7 @@ class Engine:
         for request in requests:
             if not isinstance(request, Request):
                 raise TypeError(f"a request must be a packdit.runtime.Request, got {quote(request)}")
+            self.text.check(request)
         jobs = [Job(self.limits.complete(request)) for request in requests]
         with self._lock:
             if self._closed:
@@ -119,9 +124,10 @@ class Engine:
     def step(self, samples: Iterable[Sample]) -> None:
         """One pass of the model over as many of the samples as fit. For the worker alone."""
         plan, chosen = self.scheduler.next_plan(samples)
-        batch = make_batch(plan, chosen, self.transformer)
-        out = self.transformer.run(batch.tokens, batch.pack)
-        with using(self.transformer.backend):
+        expert = self.second if self.second and chosen[0].expert else self.transformer
+        batch = make_batch(plan, chosen, expert)
+        out = expert.run(batch.tokens, batch.pack)[:, : batch.state.shape[2]]  # without a learned variance
+        with using(expert.backend):
             guided_step(batch.state, out, batch.cond, batch.uncond, batch.guidance, batch.table, batch.row)
         batch.scatter()
         self._count(steps=1, sequences=plan.num_segments, tokens=plan.num_tokens)
@@ -205,10 +211,9 @@ class Engine:
         job.advance("text", 0, 1)
         request = job.request
         try:
-            prompts = [request.prompt] if request.guidance == 1 else [request.prompt, request.negative_prompt]
-            texts = [self.text(prompt) for prompt in prompts]
+            told = self.text(request)
             self._arrivals += 1
-            sample = make_sample(request, texts, self.transformer, self.vae, self.schedule, self._arrivals)
+            sample = make_sample(request, told, self.transformer, self.vae, self.schedule, self._arrivals)
         except Exception as error:
             return job.finish("failed", error)
         if sample.done:  # a clip that is given whole

@@ -8,13 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from .sampler import SAMPLERS
+from .sampler import DEFAULT, SAMPLERS
 
 MAX_PROMPT = 10_000
 MAX_SEED = 2**63 - 1
 MAX_SIDE = 65_536
 MAX_FRAMES = 100_000
 MAX_STEPS = 1000
+
+GUIDANCE_KINDS = ("free", "embedded", "none")
+"""Classifier-free (a second sequence), told to the network as a number, or none at all."""
+
+CONDITION_KINDS = ("frames", "whole", "channels", "first")
+"""What frames can be given: any, as tokens of a lower noise level; a whole clip, which starts at a lower noise level;
+any, but at least the first, as channels beside the latents; or the first frame alone, likewise."""
 
 
 def quote(value: object) -> str:
@@ -51,8 +58,8 @@ def _check_text(name: str, text: Any) -> None:
 
 
 def _check_sampler(name: str, sampler: Any) -> None:
-    if not isinstance(sampler, str) or sampler not in SAMPLERS:
-        raise ValueError(f"{name} must be one of {', '.join(SAMPLERS)}, got {quote(sampler)}")
+    if not isinstance(sampler, str) or sampler not in (*SAMPLERS, DEFAULT):
+        raise ValueError(f"{name} must be one of {', '.join([*SAMPLERS, DEFAULT])}, got {quote(sampler)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,15 +142,17 @@ class CompleteRequest(Request):
     steps: int
     guidance: float
     sampler: str
+    guided: bool = False  # by a second sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What sizes a model can do, and its defaults; stored in the bundle.
 
-    Sides are multiples of `side_step` from `min_side` to `max_side`; frames are 1 + k * `frame_step`, `max_frames` at
-    most; `max_tokens` bounds the tokens of one sequence and is enough for an image of any size. ValueError for limits
-    that contradict themselves or the defaults.
+    Sides are multiples of `side_step` from `min_side` to `max_side`, or only the (width, height) of `sizes`; frames are
+    1 + k * `frame_step`, `max_frames` at most; `frame_patch` latent frames make a token, and what is missing to a whole
+    one is added. `max_tokens` bounds the tokens of one sequence and is enough for an image of any size. `shift` is for
+    models without a schedule of their own. ValueError for limits that contradict themselves or the defaults.
     """
 
     side_step: int
@@ -159,7 +168,11 @@ class Limits:
     steps: int
     guidance: float
     sampler: str
-    shift: float
+    shift: float = 1.0
+    frame_patch: int = 1
+    sizes: tuple[tuple[int, int], ...] = ()
+    guidance_kind: str = "free"
+    conditions: str = "frames"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -170,12 +183,19 @@ class Limits:
                 object.__setattr__(self, field.name, _number(name, value, 0, 1000))
         _number("limits: shift", self.shift, 0.01, 100)
         _check_sampler("limits: sampler", self.sampler)
+        for name, kinds in (("guidance_kind", GUIDANCE_KINDS), ("conditions", CONDITION_KINDS)):
+            if getattr(self, name) not in kinds:
+                raise ValueError(f"limits: {name} must be one of {', '.join(kinds)}, got {quote(getattr(self, name))}")
+        object.__setattr__(self, "sizes", tuple((int(width), int(height)) for width, height in self.sizes))
         if self.min_side > self.max_side or self.min_side % self.side_step or self.max_side % self.side_step:
             raise ValueError(
                 f"limits: sides from {self.min_side} to {self.max_side} are no multiples of {self.side_step}"
             )
         _whole("limits: max_tokens", self.max_tokens, self.tokens(self.max_side, self.max_side, 1), 2**31 - 1)
-        self.complete(Request())
+        defaults = ("width", "height", "frames", "fps", "steps", "guidance", "sampler")
+        Request(**{name: getattr(self, name) for name in defaults})
+        self._check_size(self.width, self.height, self.frames)
+        self._check_guidance(self.guidance, "")
 
     def nearest_frames(self, frames: float) -> int:
         """The number of frames, 1 + k * frame_step, nearest to `frames`."""
@@ -189,13 +209,26 @@ class Limits:
 
     def tokens(self, width: int, height: int, frames: int) -> int:
         """Tokens of a sequence of this size."""
-        return (width // self.side_step) * (height // self.side_step) * (1 + (frames - 1) // self.frame_step)
+        latents = 1 + (frames - 1) // self.frame_step
+        return (width // self.side_step) * (height // self.side_step) * -(-latents // self.frame_patch)
 
     def complete(self, request: Request) -> CompleteRequest:
         """The request with the model's defaults in place of None. ValueError where the model cannot do it."""
         names = ("width", "height", "frames", "fps", "steps", "guidance", "sampler")
         values = {n: getattr(self, n) if getattr(request, n) is None else getattr(request, n) for n in names}
-        width, height, frames = values["width"], values["height"], values["frames"]
+        if values["sampler"] == DEFAULT:
+            values["sampler"] = self.sampler
+        self._check_size(values["width"], values["height"], values["frames"])
+        self._check_guidance(values["guidance"], request.negative_prompt)
+        self._check_conditions(request.conditions, values["frames"])
+        kept = {n: getattr(request, n) for n in ("prompt", "negative_prompt", "seed", "conditions", "strength")}
+        guided = self.guidance_kind == "free" and values["guidance"] != 1
+        return CompleteRequest(**kept, **values, guided=guided)
+
+    def _check_size(self, width: int, height: int, frames: int) -> None:
+        if self.sizes and (width, height) not in self.sizes:
+            known = ", ".join(f"{w}x{h}" for w, h in self.sizes[:5])
+            raise ValueError(f"this model makes only {known}, got {width}x{height}")
         near = self.nearest_side(width), self.nearest_side(height), self.nearest_frames(frames)
         if near[:2] != (width, height):
             raise ValueError(
@@ -208,16 +241,30 @@ class Limits:
                 f"{frames} is {near[2]}"
             )
         if self.tokens(width, height, frames) > self.max_tokens:
-            most = 1 + (self.max_tokens // self.tokens(width, height, 1) - 1) * self.frame_step
+            groups = self.max_tokens // self.tokens(width, height, 1) * self.frame_patch
             raise ValueError(
                 f"{width}x{height} with {frames} frames is {self.tokens(width, height, frames)} tokens; this model "
-                f"takes {self.max_tokens} at most; the nearest that it can do at {width}x{height} is {most} frames"
+                f"takes {self.max_tokens} at most; the nearest that it can do at {width}x{height} is "
+                f"{1 + (groups - 1) * self.frame_step} frames"
             )
-        for condition in request.conditions:
-            end = condition.start + len(condition.frames)
+
+    def _check_guidance(self, guidance: float, negative_prompt: str) -> None:
+        if self.guidance_kind == "none" and guidance != 1:
+            raise ValueError(f"this model was trained to need no guidance: only 1 is allowed, got {guidance:g}")
+        if self.guidance_kind != "free" and negative_prompt:
+            raise ValueError(f"this model's guidance takes no negative prompt, got {quote(negative_prompt)}")
+
+    def _check_conditions(self, conditions: Sequence[Condition], frames: int) -> None:
+        for condition in conditions:
+            start, end = condition.start, condition.start + len(condition.frames)
             if end > frames:
+                raise ValueError(f"a condition gives frames {start} to {end - 1}, but the clip has only {frames}")
+            if self.conditions == "whole" and (start, end) != (0, frames):
                 raise ValueError(
-                    f"a condition gives frames {condition.start} to {end - 1}, but the clip has only {frames}"
+                    f"this model can start from a whole clip only, frames 0 to {frames - 1}; "
+                    f"a condition gives {start} to {end - 1}"
                 )
-        kept = {n: getattr(request, n) for n in ("prompt", "negative_prompt", "seed", "conditions", "strength")}
-        return CompleteRequest(**kept, **values)
+            if self.conditions == "first" and (start, end) != (0, 1):
+                raise ValueError(f"this model takes frame 0 alone; a condition gives frames {start} to {end - 1}")
+        if self.conditions in ("channels", "first") and all(c.start for c in conditions):
+            raise ValueError("this model continues a picture: give one for frame 0")

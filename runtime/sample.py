@@ -1,4 +1,4 @@
-"""A request in flight: its latents as tokens, its stages, its texts."""
+"""A request in flight: its latents as tokens, its stages, and what its sequences are told."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..kernels import patchify, unpatchify
+from .conditions import clip_channels, first_channels, place, place_none
 from .load import PackedTransformer
-from .media import resize
 from .pack import Grid, Segment
 from .path import Stage
-from .request import CompleteRequest, Condition
-from .sampler import clamped_stages
+from .prompts import Told
+from .request import CompleteRequest
 from .schedule import Schedule
 from .vae import StreamingVAE
 
@@ -29,15 +29,20 @@ class Sample:
 
     request: CompleteRequest
     grid: Grid  # of the latent
+    lead: int  # latent frames before the clip's own, which only fill up the first token
     token_grid: Grid
     layout: dict[str, Tensor]  # what the model needs of each token's place, [L, n] each
-    texts: list[Tensor]  # a text a sequence, embedded: [l, W], conditional first
+    told: list[Told]  # of each sequence, the conditional one first
+    given: Tensor | None  # [L, Cg]: features of each token beside its latents, which no stage changes
     state: Tensor  # float32 [slots, L, C]; slot 0 holds the latents
     level: Tensor  # int64 [L]
     levels: list[list[Stage]]  # stages of each level
+    switch: int  # the first stage of the second expert
     stage: int  # the next one
     arrival: int
     last_step: int = field(default=-1)
+    _embedded: list[tuple[Tensor, Tensor | None, dict[str, Tensor]]] = field(default_factory=list)
+    _embedded_by: PackedTransformer | None = field(default=None)
 
     @property
     def num_tokens(self) -> int:
@@ -45,29 +50,60 @@ class Sample:
 
     @property
     def num_sequences(self) -> int:
-        return len(self.texts)
+        return len(self.told)
 
     @property
     def num_stages(self) -> int:
         return len(self.levels[0])
 
     @property
+    def expert(self) -> int:
+        """Which of the model's transformers the next stage needs: 0, or 1 where there are two."""
+        return int(self.stage >= self.switch)
+
+    @property
     def done(self) -> bool:
         return self.stage >= self.num_stages
 
-    def segment(self, branch: int) -> Segment:
-        """The sequence of its text `branch`, at its next stage."""
+    def segment(self, branch: int, model: PackedTransformer) -> Segment:
+        """The sequence `branch` at its next stage, for `model`, which is that of `expert`."""
+        if self._embedded_by is not model:  # what the other expert was told is not needed again
+            self._embedded, self._embedded_by = [_embed(told, model) for told in self.told], model
+        text, bias, extra = self._embedded[branch]
         return Segment(
             grid=self.token_grid,
             layout=self.layout,
             row=self.level,
             timesteps=[track[self.stage].timestep for track in self.levels],
-            text=self.texts[branch],
+            text=text,
+            text_bias=bias,
+            extra=extra,
         )
 
+    def refresh(self, patch: Grid) -> None:
+        """New noise where the next stage reads some: of the request's seed and the stage alone."""
+        for slot in {track[self.stage].fresh for track in self.levels} - {0}:
+            channels = self.state.shape[2] // math.prod(patch)
+            noise = start_noise(stage_seed(self.request.seed, self.stage), channels, self.grid)
+            self.state[slot] = patchify([noise], patch).to(self.state.device)
+
     def latent(self, patch: Grid) -> Tensor:
-        """The latents [C, T, H, W], normalized."""
-        return unpatchify(self.state[0], [self.grid], patch)[0]
+        """The latents [C, T, H, W] of the clip, normalized."""
+        return unpatchify(self.state[0], [self.grid], patch)[0][:, self.lead :]
+
+
+def _embed(told: Told, model: PackedTransformer) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    """Text, text bias and extras as a `Segment` of this model holds them. ValueError for what the model does not take,
+    or lacks."""
+    given, places = told.extra.keys(), model.model.layout_extras
+    wanted = model.model.extras.keys() - set(places)
+    if given != wanted:
+        got = ", ".join(sorted(given)) or "nothing"
+        raise ValueError(f"beside text this model takes {', '.join(sorted(wanted)) or 'nothing'}, got {got}")
+    extra = {name: model.embed_extra(name, value) for name, value in told.extra.items()}
+    if told.text is None:
+        return torch.empty(0, 0, device=model.device, dtype=model.dtype), None, extra
+    return model.embed_text(told.text), told.bias, extra
 
 
 def start_noise(seed: int, channels: int, grid: Grid) -> Tensor:
@@ -79,72 +115,59 @@ def start_noise(seed: int, channels: int, grid: Grid) -> Tensor:
     return torch.randn(channels, *grid, dtype=torch.float64, generator=generator).float()
 
 
-def encode_condition(condition: Condition, request: CompleteRequest, vae: StreamingVAE) -> tuple[int, Tensor]:
-    """The first latent frame that a condition gives, and its latents [C, n, h, w], normalized.
-
-    The clip before the given frames is filled with the first of them, the rest of the last group with the last of them
-    (the VAE is causal, and the model was trained so).
-    """
-    group, end = vae.model.group, condition.start + len(condition.frames)
-    first, last = (condition.start + group - 1) // group, (end - 1 + group - 1) // group + 1
-    frames = resize(condition.frames, request.width, request.height)
-    index = np.arange(1 + (last - 1) * group).clip(condition.start, end - 1) - condition.start
-    video = torch.from_numpy(frames[index]).permute(3, 0, 1, 2).float() / 127.5 - 1
-    return first, vae.normalize(vae.encode(video))[:, first:last]
+def stage_seed(seed: int, stage: int) -> int:
+    """The seed of the new noise of a stage."""
+    return int(np.random.SeedSequence([seed, stage]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def make_sample(
     request: CompleteRequest,
-    texts: list[Tensor],
+    told: list[Told],
     model: PackedTransformer,
     vae: StreamingVAE,
     schedule: Schedule,
     arrival: int,
 ) -> Sample:
-    """A complete request, ready for its first step. `texts` holds the unconditional states too where it is guided."""
-    grid = vae.latent_grid(request.width, request.height, request.frames)
-    token_grid = model.token_grid(grid)
-    clean, level, levels = place_conditions(request, vae, schedule, math.prod(token_grid))
-    noise = start_noise(request.seed, vae.latent_channels, grid)
-    alpha, sigma = (torch.tensor([getattr(track[0], part) for track in levels])[level] for part in ("alpha", "sigma"))
+    """A complete request, ready for its first step. `told` has the unconditional sequence too where it is guided.
+
+    The model's input channels say how frames are given: as many as the latents' (as tokens), or more (beside them).
+    """
     patch = model.model.patch
-    tokens = patchify([alpha * clean + sigma * noise], patch)
-    slots = max(len(stage.matrix) for track in levels for stage in track)
-    state = torch.zeros(slots, *tokens.shape)
+    t, y, x = vae.latent_grid(request.width, request.height, request.frames)
+    grid = (t + -t % patch[0], y, x)
+    token_grid = model.token_grid(grid)
+    path, solve = schedule.make(request.steps, math.prod(token_grid), request.sampler)
+    beside = model.model.in_channels - vae.latent_channels
+    placed = place_none(vae, grid, path, solve) if beside else place(request, grid, vae, path, solve)
+    noise = start_noise(request.seed, vae.latent_channels, grid)
+    tokens = patchify([placed.start(noise)], patch)
+    state = torch.zeros(max(len(s.matrix) for track in placed.levels for s in track), *tokens.shape)
     state[0] = tokens
-    per_token = level[:: patch[0], :: patch[1], :: patch[2]].flatten()
+    per_token = placed.level[:: patch[0], :: patch[1], :: patch[2]].flatten()
     return Sample(
         request=request,
         grid=grid,
+        lead=grid[0] - t,
         token_grid=token_grid,
-        layout=model.layout(token_grid),
-        texts=[model.embed_text(text) for text in texts],
+        layout=model.layout(token_grid, **dict.fromkeys(model.model.layout_extras, request.fps)),
+        told=told,
+        given=patchify([_beside(request, grid, vae, beside)], patch).to(model.device) if beside else None,
         state=state.to(model.device),
         level=per_token,
-        levels=levels,
-        stage=first_move([levels[k] for k in per_token.unique().tolist()]),
+        levels=placed.levels,
+        switch=schedule.first_of_second(placed.levels[0]),
+        stage=first_move([placed.levels[k] for k in per_token.unique().tolist()]),
         arrival=arrival,
     )
 
 
-def place_conditions(
-    request: CompleteRequest, vae: StreamingVAE, schedule: Schedule, tokens: int
-) -> tuple[Tensor, Tensor, list[list[Stage]]]:
-    """The given latents [C, t, h, w], 0 where none are; the level of each position [t, h, w]; the levels' stages."""
-    grid = vae.latent_grid(request.width, request.height, request.frames)
-    clean, level = torch.zeros(vae.latent_channels, *grid), torch.zeros(grid, dtype=torch.int64)
-    path, solve = schedule.make(request.steps, tokens, request.sampler)
-    levels = [solve(path)]
-    strengths: list[float] = []
-    for condition in request.conditions:
-        strength = condition.strength * request.strength
-        if strength not in strengths:
-            strengths.append(strength)
-            levels.append(clamped_stages(solve, path, 1 - strength))
-        first, latents = encode_condition(condition, request, vae)
-        clean[:, first : first + latents.shape[1]] = latents.cpu()
-        level[first : first + latents.shape[1]] = 1 + strengths.index(strength)
-    return clean, level, levels
+def _beside(request: CompleteRequest, grid: Grid, vae: StreamingVAE, channels: int) -> Tensor:
+    """The given frames as channels beside the latents. ValueError for another number of them."""
+    if channels == vae.latent_channels:
+        return first_channels(request, grid, vae)
+    if channels == vae.latent_channels + vae.model.group:
+        return clip_channels(request, vae)
+    raise ValueError(f"the model takes {channels} channels beside the latents, and no way to give them is known")
 
 
 def first_move(levels: list[list[Stage]]) -> int:

@@ -7,7 +7,7 @@ is told and the levels near sigma = 0 depend on it; everything after that is flo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .noise import Config, Floats, alphas_cumprod, cogvideox_alphas_cumprod, multistep_timesteps, timesteps
-from .path import Level, Path, flow_level, flow_path, flow_sigmas
+from .path import Level, Path, Stage, flow_level, flow_path, flow_sigmas
 from .request import quote
 from .sampler import DEFAULT, Solver, dpmpp_2m, euler, solver
 from .unipc import Options, unipc
@@ -34,7 +34,8 @@ Made = tuple[Path, Solver]
 class Schedule:
     """How a bundle's latents are denoised. data: scheduler_config.json with "class" for its class, and
 
-    ramp: a name in RAMPS where the pipeline brings its own sigmas; divide: what it divides timesteps by.
+    ramp: a name in RAMPS where the pipeline brings its own sigmas; divide: what it divides timesteps by; boundary: the
+    share of num_train_timesteps below which the second of two transformers takes over.
     ValueError, in one sentence, for what cannot be reproduced.
     """
 
@@ -61,6 +62,12 @@ class Schedule:
         """The path of `steps` steps for a sequence of `tokens` tokens, and the solver called `sampler`."""
         path, own = MAKERS[self.data["class"]](self.data, steps, tokens)
         return path, own if sampler == DEFAULT else solver(sampler)
+
+    def first_of_second(self, stages: Sequence[Stage]) -> int:
+        """The first stage that the second of two transformers runs; their number where there is one alone."""
+        boundary = self.data.get("boundary") or 0.0
+        least = boundary * self.data.get("num_train_timesteps", 1000) / self.data.get("divide", 1)
+        return next((i for i, stage in enumerate(stages) if stage.timestep < least), len(stages))
 
 
 NEVER = (

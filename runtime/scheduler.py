@@ -25,6 +25,10 @@ class Schedulable(Protocol):
     def num_sequences(self) -> int:
         """1, or 2 when it is guided."""
 
+    @property
+    def expert(self) -> int:
+        """Which of the model's transformers its next stage needs; a pack is for one of them."""
+
     last_step: int  # the step that ran it last, or the one before it arrived; below 0: it has just arrived
     arrival: int  # its place in the order of arrival
 
@@ -47,6 +51,7 @@ class Scheduler:
             if sample.last_step < 0:  # it has waited for nothing yet: those that were there before it go first
                 sample.last_step = self.step - 1
         queue: Sequence[S] = sorted(samples, key=lambda s: (s.last_step, s.arrival))
+        queue = [s for s in queue if s.expert == queue[0].expert]
         plan = make_plan(
             [s.num_tokens for s in queue], [s.num_sequences for s in queue], self.token_budget, self.max_segments
         )

@@ -115,6 +115,7 @@ def runtime(bundle_dir: Path) -> SimpleNamespace:
 
     from packdit.runtime import Request, load_transformer, load_vae
     from packdit.runtime.bundle import Bundle
+    from packdit.runtime.prompts import Told
     from packdit.runtime.sample import Sample, make_sample
     from packdit.runtime.schedule import Schedule
 
@@ -124,8 +125,8 @@ def runtime(bundle_dir: Path) -> SimpleNamespace:
     def sample(arrival: int = 0, **fields: Any) -> Sample:
         request = limits.complete(Request(**fields))
         generator = torch.Generator().manual_seed(arrival)
-        texts = [torch.randn(2 + arrival + i, 24, generator=generator) for i in range(1 + (request.guidance != 1))]
-        return make_sample(request, texts, transformer, vae, schedule, arrival)
+        told = [Told(text=torch.randn(2 + arrival + i, 24, generator=generator)) for i in range(1 + request.guided)]
+        return make_sample(request, told, transformer, vae, schedule, arrival)
 
     return SimpleNamespace(transformer=transformer, vae=vae, limits=limits, sample=sample)
 

@@ -60,7 +60,7 @@ def test_a_step_of_a_pack_is_each_samples_own_step(
         plan, chosen, batch = lay_out(runtime, samples, order)
         out = torch.randn(plan.num_tokens, 16, generator=generator)
         pieces = out.split(np.diff(plan.cu_seqlens).tolist())
-        assert [len(piece) for piece in pieces] == [s.num_tokens for s in chosen for _ in s.texts]
+        assert [len(piece) for piece in pieces] == [s.num_tokens for s in chosen for _ in s.told]
         first = np.cumsum([0, *(s.num_sequences for s in chosen)])
         want = [stepped_alone(s, list(pieces[a:b])) for s, a, b in zip(chosen, first, first[1:], strict=False)]
         stages = [s.stage for s in chosen]
@@ -75,8 +75,8 @@ def test_the_models_input(runtime: SimpleNamespace, samples: list[Sample]) -> No
     plan, chosen, batch = lay_out(runtime, samples, [3, 0, 1, 2])
     segments = [(s, branch) for s in chosen for branch in range(s.num_sequences)]
     assert torch.equal(batch.tokens, torch.cat([s.state[0] for s, _ in segments]))
-    assert torch.equal(batch.pack.text, torch.cat([s.texts[branch] for s, branch in segments]))
-    lengths = [len(s.texts[branch]) for s, branch in segments]
+    assert torch.equal(batch.pack.text, torch.cat([s.told[branch].text for s, branch in segments]))
+    lengths = [len(s.told[branch].text) for s, branch in segments]
     assert batch.pack.cu_seqlens_text.tolist() == [0, *np.cumsum(lengths)]
     assert batch.pack.cu_seqlens.tolist() == plan.cu_seqlens.tolist()
     assert batch.pack.max_seqlen == max(s.num_tokens for s in samples)
@@ -88,7 +88,7 @@ def test_every_token_follows_a_row_of_its_own_segment_and_noise_level(
     runtime: SimpleNamespace, samples: list[Sample]
 ) -> None:
     plan, chosen, batch = lay_out(runtime, samples, [2, 3, 0, 1])
-    segments = [s for s in chosen for _ in s.texts]
+    segments = [s for s in chosen for _ in s.told]
     row = batch.pack.row.long()
     assert torch.equal(batch.pack.row_segment[row], torch.from_numpy(plan.token_segment))
     for segment, sample in enumerate(segments):

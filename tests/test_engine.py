@@ -168,8 +168,9 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning(engine: Engine) -> None
 
 
 def test_a_prompt_is_encoded_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, calls = engine.text.model, []
-    monkeypatch.setattr(engine.text, "model", lambda **arguments: calls.append(1) or model(**arguments))
+    encoder, calls = engine.text.encoders["text_encoder"], []
+    model = encoder.model
+    monkeypatch.setattr(encoder, "model", lambda **arguments: calls.append(1) or model(**arguments))
     requests = [small("a green triangle", seed=i, guidance=3, negative_prompt="a pink circle") for i in range(4)]
     engine.generate(requests)
     engine.generate(requests)

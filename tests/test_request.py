@@ -85,7 +85,7 @@ def test_prompts(field: str, text: Any, said: str) -> None:
 
 @pytest.mark.parametrize("sampler", ["ddim", "", 3, ["euler"], "s" * 1000, "two\nlines"])
 def test_samplers(sampler: Any) -> None:
-    assert "sampler must be one of euler, heun, dpmpp_2m, unipc, got " in refusal(Request, sampler=sampler)
+    assert "sampler must be one of euler, heun, dpmpp_2m, unipc, default, got " in refusal(Request, sampler=sampler)
 
 
 @pytest.mark.parametrize("conditions", [None, 5, "frames", [CLIP], (Condition(CLIP), None), Condition(CLIP)])

@@ -11,9 +11,10 @@ from torch import Tensor
 from packdit.kernels import guided_step, patchify
 from packdit.runtime import Condition
 from packdit.runtime.batch import make_batch
+from packdit.runtime.conditions import encode_condition
 from packdit.runtime.path import flow_sigmas
 from packdit.runtime.plan import make_plan
-from packdit.runtime.sample import Sample, encode_condition, start_noise
+from packdit.runtime.sample import Sample, start_noise
 from packdit.runtime.sampler import SAMPLERS
 
 PATCH = (1, 2, 2)

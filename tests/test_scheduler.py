@@ -16,6 +16,7 @@ class Piece:
     num_tokens: int
     arrival: int
     num_sequences: int = 1
+    expert: int = 0
     last_step: int = -1
 
     @property
@@ -30,6 +31,7 @@ def runs(scheduler: Scheduler, queue: list[Piece]) -> list[Piece]:
     assert plan.num_segments == sum(piece.num_sequences for piece in chosen)
     assert plan.num_tokens <= scheduler.token_budget or len(chosen) == 1
     assert plan.num_segments <= scheduler.max_segments
+    assert len({piece.expert for piece in chosen}) == 1
     return chosen
 
 
@@ -88,3 +90,11 @@ def test_nobody_who_arrives_later_overtakes() -> None:
             waiting[piece.arrival] = len(queue) if piece in chosen else waiting[piece.arrival] - 1
             assert waiting[piece.arrival] > 0, "it waited for more steps than there were others before it"
         queue = [p for p in queue if p not in chosen or rng.random() < 0.7]
+
+
+def test_samples_of_different_experts_take_turns() -> None:
+    scheduler = Scheduler(token_budget=100, step=1)
+    queue = [Piece(10, i, expert=i % 2) for i in range(6)]
+    for _ in range(3):
+        assert {piece.arrival for piece in runs(scheduler, queue)} == {0, 2, 4}
+        assert {piece.arrival for piece in runs(scheduler, queue)} == {1, 3, 5}

@@ -62,13 +62,14 @@ def test_a_long_prompt_is_cut_with_a_warning_and_keeps_its_end(encoder: TextEnco
 
 
 def test_prompts_are_kept_but_not_without_end(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("packdit.runtime.text.CACHE_SIZE", 2)
+    monkeypatch.setattr("packdit.runtime.text.CACHE_BYTES", 2 * encoder("red").nbytes)
     red, blue = encoder("red"), encoder("blue")
     assert encoder("red") is red
     encoder("green")
     assert encoder("red") is red
     assert encoder("blue") is not blue
     assert len(encoder._cache) == 2
+    assert encoder._cached == 2 * red.nbytes
 
 
 def test_what_is_no_tokenizer(bundle_dir: Path, tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""A request's prompts to what the transformer is told of each of its sequences, as a bundle's `prompt` says it.
+
+`prompt` is null (one plain CLIP encoder), or an object of
+
+    {"kind": "class", "names": {name: label}, "null": label}        a class instead of a prompt; null: no class
+    {"kind": "text", "encoders": [readings], "clean": ..., "text": ..., "pooled": ..., ...}     see `Plan`
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .bundle import Bundle
+from .request import CompleteRequest, Request, quote
+from .text import Encoded, Reading, TextEncoder, load_text_encoder
+
+CLEANERS: dict[str, Callable[[str], str]] = {
+    "nothing": lambda text: text,
+    "entities": lambda text: " ".join(html.unescape(html.unescape(text)).split()),
+    "lower": lambda text: text.lower().strip(),
+}
+"""What is done to a prompt before it is read: nothing; HTML entities and runs of spaces resolved; lower case."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Told:
+    """What a sequence is told: text states [l, D], the log of how many equal states each stands for [l], and the
+    model's `extras` that come from the request (labels, pooled states, guidance)."""
+
+    text: Tensor | None = None
+    bias: Tensor | None = None
+    extra: dict[str, float | Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How several encoders' states become one text.
+
+    text: rows of columns: the components whose states lie side by side, filled up with zeros to the widest, and below
+    one another. pooled: the components whose pooled states lie side by side. zero_rows: how many rows the model was
+    trained with, the missing ones zeros: one row that counts for all. append: [rows, width] of zeros below. as_prompt:
+    the negative prompt gets as many states as the prompt has tokens. guidance: what the guidance scale is multiplied by
+    before the model is told it; None: it is not told.
+    """
+
+    text: tuple[tuple[str, ...], ...] = (("text_encoder",),)
+    pooled: tuple[str, ...] = ()
+    clean: str = "nothing"
+    zero_rows: int | None = None
+    append: tuple[int, int] | None = None
+    as_prompt: bool = False
+    guidance: float | None = None
+
+
+class Prompts:
+    """The text encoders of a pipeline."""
+
+    def __init__(self, encoders: dict[str, TextEncoder], plan: Plan) -> None:
+        self.encoders, self.plan = encoders, plan
+
+    def check(self, request: Request) -> None:
+        """ValueError where the prompts cannot be told to the model."""
+
+    def __call__(self, request: CompleteRequest) -> list[Told]:
+        """What each sequence is told, the conditional one first; the second where `request.guided`."""
+        prompts = [request.prompt, request.negative_prompt] if request.guided else [request.prompt]
+        read = [self._read(prompt) for prompt in prompts]
+        if self.plan.as_prompt:
+            count = next(iter(read[0].values())).real
+            read = [{k: _first(e, count) for k, e in encoded.items()} for encoded in read]
+        return [self._told(encoded, request.guidance) for encoded in read]
+
+    def _read(self, prompt: str) -> dict[str, Encoded]:
+        text = CLEANERS[self.plan.clean](prompt)
+        return {name: encoder.read(text) for name, encoder in self.encoders.items()}
+
+    def _told(self, encoded: dict[str, Encoded], guidance: float) -> Told:
+        text, bias = self._text(encoded), None
+        if self.plan.zero_rows and len(text) < self.plan.zero_rows:
+            bias = torch.zeros(len(text) + 1, device=text.device)
+            bias[-1] = math.log(self.plan.zero_rows - len(text))
+            text = torch.cat([text, text.new_zeros(1, text.shape[1])])
+        extra: dict[str, float | Tensor] = {}
+        if self.plan.pooled:
+            extra["pooled"] = torch.cat([_pooled(encoded[name]) for name in self.plan.pooled])
+        if self.plan.guidance is not None:
+            extra["guidance"] = guidance * self.plan.guidance
+        return Told(text=text, bias=bias, extra=extra)
+
+    def _text(self, encoded: dict[str, Encoded]) -> Tensor:
+        blocks = [torch.cat([encoded[name].states for name in columns], 1) for columns in self.plan.text]
+        if self.plan.append:
+            blocks.append(blocks[0].new_zeros(self.plan.append))
+        width = max(block.shape[1] for block in blocks)
+        return torch.cat([torch.nn.functional.pad(block, (0, width - block.shape[1])) for block in blocks])
+
+
+class Classes:
+    """A model that is told a class instead of a prompt: its name, or its number."""
+
+    def __init__(self, names: dict[str, int], null: int) -> None:
+        self.names, self.null = names, null
+
+    def check(self, request: Request) -> None:
+        """ValueError for a prompt that is neither a class's name nor its number, and for a negative prompt."""
+        self._label(request.prompt)
+        if request.negative_prompt:
+            got = quote(request.negative_prompt)
+            raise ValueError(f"this model is told a class and takes no negative prompt, got {got}")
+
+    def __call__(self, request: CompleteRequest) -> list[Told]:
+        """As `Prompts`."""
+        labels = [self._label(request.prompt), self.null] if request.guided else [self._label(request.prompt)]
+        return [Told(extra={"labels": float(label)}) for label in labels]
+
+    def _label(self, prompt: str) -> int:
+        text = prompt.strip()
+        if not text:  # the unconditional one
+            return self.null
+        if text.isascii() and text.isdigit() and int(text[:9]) <= self.null:
+            return int(text[:9])
+        if text in self.names:
+            return self.names[text]
+        examples = ", ".join(list(self.names)[:3]) or "none has a name"
+        raise ValueError(
+            f"this model's prompt is a class: a number from 0 to {self.null - 1}, or a name ({examples}, ...), "
+            f"got {quote(prompt)}"
+        )
+
+
+def _first(encoded: Encoded, count: int) -> Encoded:
+    return Encoded(states=encoded.states[:count], pooled=encoded.pooled, real=count)
+
+
+def _pooled(encoded: Encoded) -> Tensor:
+    assert encoded.pooled is not None
+    return encoded.pooled
+
+
+def load_prompts(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Prompts | Classes:
+    """What a bundle's `prompt` describes. ValueError where it cannot be understood or its encoders do not fit it."""
+    data: dict[str, Any] = bundle.description["prompt"] or {"kind": "text", "encoders": [{}]}
+    try:
+        if data["kind"] == "class":
+            return Classes({str(k): int(v) for k, v in data["names"].items()}, int(data["null"]))
+        readings = [Reading(**reading) for reading in data["encoders"]]
+        plan = Plan(**{k: _frozen(v) for k, v in data.items() if k not in ("kind", "encoders")})
+        CLEANERS[plan.clean]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ValueError(f"the bundle's prompt cannot be understood: {quote(error)}; export it again") from error
+    return Prompts({r.component: load_text_encoder(bundle, device, dtype, r) for r in readings}, plan)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
