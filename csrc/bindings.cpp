@@ -52,6 +52,10 @@ using HeadsArg = std::tuple<Address, int64_t, int64_t, int64_t>;  // address, st
 using ModulationArg = std::tuple<RowsArg, RowsArg, int, float>;   // shift, scale, norm, eps
 using IndexArg = std::pair<Address, int64_t>;                     // address, rows of the table
 using WeightsArg = std::tuple<Address, int64_t, bool, Address>;   // address, columns, depth major, bias
+
+using Int8WeightsArg = std::tuple<Address, int64_t, Address, Address>;  // address, columns, scales, bias
+using ResidualArg = std::tuple<RowsArg, RowsArg, IndexArg>;             // residual, gate, index into gate
+using EpilogueArg = std::pair<int, std::optional<ResidualArg>>;         // activation, residual
 using Triple = std::array<int64_t, 3>;
 
 float* floats(Address address) { return reinterpret_cast<float*>(address); }
@@ -67,6 +71,18 @@ packdit::Modulation modulation(const ModulationArg& arg) {
 packdit::Weights weights(const WeightsArg& arg) {
     const auto& [address, columns, depth_major, bias] = arg;
     return {floats(address), columns, depth_major, floats(bias)};
+}
+
+packdit::Epilogue epilogue(const EpilogueArg& arg) {
+    const auto& [activation, add] = arg;
+    packdit::Epilogue e{};
+    e.activation = static_cast<packdit::Activation>(activation);
+    if (add) {
+        e.residual = rows(std::get<0>(*add));
+        e.gate = rows(std::get<1>(*add));
+        e.index = index(std::get<2>(*add));
+    }
+    return e;
 }
 
 packdit::Heads heads(const HeadsArg& arg) {
@@ -146,10 +162,16 @@ void guided_step(Address state, const Triple& size, int64_t slot_stride, int64_t
     packdit::guided_step(step, threads);
 }
 
-void linear(const RowsArg& x, int64_t num_rows, int64_t depth, const WeightsArg& weight, int activation, Address out,
-            int threads) {
-    packdit::linear(rows(x), num_rows, depth, weights(weight), static_cast<packdit::Activation>(activation),
-                    floats(out), threads);
+void linear(const RowsArg& x, int64_t num_rows, int64_t depth, const WeightsArg& weight, const EpilogueArg& then,
+            Address out, int threads) {
+    packdit::linear(rows(x), num_rows, depth, weights(weight), epilogue(then), floats(out), threads);
+}
+
+void linear_int8(const RowsArg& x, int64_t num_rows, int64_t depth, const Int8WeightsArg& weight,
+                 const EpilogueArg& then, Address out, int threads) {
+    const auto& [address, columns, scales, bias] = weight;
+    const packdit::Int8Weights packed{reinterpret_cast<const uint8_t*>(address), columns, floats(scales), floats(bias)};
+    packdit::linear_int8(rows(x), num_rows, depth, packed, epilogue(then), floats(out), threads);
 }
 
 void causal_conv3d(Address x, const std::array<int64_t, 4>& size, Address past, int64_t past_frames, int64_t missing,
@@ -189,6 +211,9 @@ PYBIND11_MODULE(_C, m) {
     m.def("isas", &packdit::isas);
     m.def("isa", [] { return std::string(packdit::kernels().name); });
     m.def("set_isa", &packdit::set_isa, py::arg("name"));
+    m.def("int8_isas", &packdit::int8_isas);
+    m.def("int8_isa", [] { return std::string(packdit::int8_kernels().name); });
+    m.def("set_int8_isa", &packdit::set_int8_isa, py::arg("name"));
     m.def("fma_peak", &packdit::fma_peak, py::arg("threads"), py::call_guard<py::gil_scoped_release>());
 
     const auto kernel = [&m](const char* name, auto function) {
@@ -201,6 +226,7 @@ PYBIND11_MODULE(_C, m) {
     kernel("group_norm_silu", &group_norm_silu);
     kernel("guided_step", &guided_step);
     kernel("linear", &linear);
+    kernel("linear_int8", &linear_int8);
     kernel("causal_conv3d", &causal_conv3d);
     kernel("varlen_attention", &varlen_attention);
 }

@@ -1,6 +1,7 @@
 // Scratch memory of one thread, aligned to a cache line.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <new>
 

@@ -33,10 +33,10 @@ struct Cut {
 
 class Gemm {
 public:
-    Gemm(const LeftOperand& left, const Weights& weights, Activation activation, float* out)
+    Gemm(const LeftOperand& left, const Weights& weights, const Epilogue& epilogue, float* out)
         : left_(left),
           weights_(weights),
-          activation_(activation),
+          epilogue_(epilogue),
           out_(out),
           depth_(left.taps * left.width),
           kernels_(kernels()),
@@ -87,7 +87,11 @@ private:
                     product.add = part > 0;
                     kernels_.multiply(product);
                 }
-                if (part == cut_.num_parts - 1) finish(out, count, first_column, columns);
+                if (part < cut_.num_parts - 1) continue;
+                for (int i = 0; i < count; ++i) {
+                    kernels_.finish(out + i * weights_.columns, epilogue_.at(row + i, first_column, weights_.bias),
+                                    columns);
+                }
             }
         }
     }
@@ -125,17 +129,9 @@ private:
         }
     }
 
-    void finish(float* out, int count, int64_t first_column, int64_t columns) const {
-        if (!weights_.bias && activation_ == Activation::kNone) return;
-        for (int i = 0; i < count; ++i) {
-            kernels_.finish(out + i * weights_.columns, weights_.bias ? weights_.bias + first_column : nullptr, columns,
-                            activation_);
-        }
-    }
-
     const LeftOperand& left_;
     const Weights& weights_;
-    const Activation activation_;
+    const Epilogue& epilogue_;
     float* const out_;
     const int64_t depth_;
     const Kernels& kernels_;
@@ -144,9 +140,20 @@ private:
 
 }  // namespace
 
-void gemm(const LeftOperand& left, const Weights& weights, Activation activation, float* out, int threads) {
+Finish Epilogue::at(int64_t row, int64_t column, const float* bias) const {
+    Finish finish{};
+    finish.bias = bias ? bias + column : nullptr;
+    finish.activation = activation;
+    if (residual.data) {
+        finish.residual = residual.data + row * residual.stride + column;
+        finish.gate = gate.data + index.row[row] * gate.stride + column;
+    }
+    return finish;
+}
+
+void gemm(const LeftOperand& left, const Weights& weights, const Epilogue& epilogue, float* out, int threads) {
     if (left.rows == 0 || weights.columns == 0) return;
-    Gemm(left, weights, activation, out).run(threads);
+    Gemm(left, weights, epilogue, out).run(threads);
 }
 
 }  // namespace packdit

@@ -7,6 +7,17 @@
 
 namespace packdit {
 
+struct Rows {
+    const float* data;
+    int64_t stride;
+};
+
+// A table [rows, width] of which row[t] says the row that token t uses.
+struct RowIndex {
+    const int32_t* row;
+    int64_t table_rows;
+};
+
 constexpr int64_t kMaxDepth = 192;  // longer chains lose more than PyTorch does
 
 // The left operand [rows, taps * width]: each row is `taps` runs of `width` floats that may lie anywhere.
@@ -29,9 +40,30 @@ struct Weights {
     const float* bias;  // null: none
 };
 
-// out [rows, columns] = activation(left weights + bias), whatever the number of rows and threads. The depth is cut into
-// even parts of at most kMaxDepth, by its length alone; each part is one chain of fused multiply-adds over ascending
-// depth, and the parts are added in order.
-void gemm(const LeftOperand& left, const Weights& weights, Activation activation, float* out, int threads);
+// int8 weights as Int8Product has them, the blocks of columns one after another.
+struct Int8Weights {
+    const uint8_t* data;
+    int64_t columns;
+    const float* scales;  // of the columns
+    const float* bias;    // null: none
+};
+
+// What follows a product with its bias: residual + gate[row] activation(product + bias).
+struct Epilogue {
+    Activation activation;
+    Rows residual, gate;  // data null: only the activation
+    RowIndex index;       // into gate
+
+    Finish at(int64_t row, int64_t column, const float* bias) const;
+};
+
+// out [rows, columns] = epilogue(left weights), whatever the number of rows and threads. The depth is cut into even
+// parts of at most kMaxDepth, by its length alone; each part is one chain of fused multiply-adds over ascending depth,
+// and the parts are added in order.
+void gemm(const LeftOperand& left, const Weights& weights, const Epilogue& epilogue, float* out, int threads);
+
+// The same of rows x [rows, depth] that are rounded to int8, each by its own largest value: exact sums, then scaled.
+void gemm_int8(const Rows& x, int64_t rows, int64_t depth, const Int8Weights& weights, const Epilogue& epilogue,
+               float* out, int threads);
 
 }  // namespace packdit

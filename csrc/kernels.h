@@ -7,7 +7,8 @@
 
 namespace packdit {
 
-constexpr int kPack = 16;  // rows of a packed left operand lie this far apart: packed[k * kPack + row]
+constexpr int64_t kMaxInt8Depth = 1 << 17;  // 127^2 times it fits int32, 127 times it a float
+constexpr int kPack = 16;                   // rows of a packed left operand lie this far apart: packed[k * kPack + row]
 
 enum class Norm : int { kLayer, kRms, kNone };  // in the order of NORMS in kernels/norm.py
 
@@ -58,6 +59,13 @@ struct NormRope {
     float* out;
 };
 
+// What follows a product in one row: residual + gate activation(product + bias).
+struct Finish {
+    const float* bias;  // null: none
+    Activation activation;
+    const float *residual, *gate;  // null: only the activation
+};
+
 struct Kernels {
     const char* name;
     int block_rows;     // rows of a left operand that are packed and multiplied together
@@ -68,8 +76,14 @@ struct Kernels {
     // out[i * stride + j] = x[i * x_stride + j] for j < columns, and 0 for the other j below stride.
     void (*pack_plain)(const float* x, int64_t x_stride, int64_t rows, int64_t columns, float* out, int64_t stride);
     void (*multiply)(const Product& product);
-    // x = activation(x + bias), in place; bias may be null.
-    void (*finish)(float* x, const float* bias, int64_t width, Activation activation);
+    void (*finish)(float* x, const Finish& finish, int64_t width);  // in place
+
+    // Rounds a row to int8: out = round(127 x / peak) with peak = max |x|, and 0 beyond the width up to a multiple of
+    // sixteen; *sum is their sum. Returns what turns int8 back into x, and NaN where an x is not finite. Rows longer
+    // than kMaxInt8Depth overflow.
+    float (*quantize)(const float* x, int64_t width, int8_t* out, int32_t* sum);
+    // out = product (row_scale column_scales); whole vectors of sixteen are read of `product`.
+    void (*dequantize)(const int32_t* product, float row_scale, const float* column_scales, int64_t width, float* out);
 
     // out = norm(x) (1 + scale) + shift
     void (*modulate)(const float* x, const float* shift, const float* scale, int64_t width, Norm norm, float eps,

@@ -8,7 +8,9 @@
 // What is included above is compiled for every machine; only the kernels below may use more.
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx2,fma")
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own AVX-512 header sets it off
+// GCC 12's own AVX-512 header sets them off.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #define PACKDIT_VEC "vec_avx512.h"
 #include "kernels_body.h"
 #pragma GCC pop_options

@@ -5,6 +5,7 @@
 #include PACKDIT_VEC
 #include "vec_math.h"
 #include "tile_multiply.h"
+#include "quantize.h"
 #include "attention_block.h"
 #include "rowwise.h"
 // clang-format on
@@ -21,6 +22,8 @@ Kernels all_kernels(const char* name) {
     k.pack_plain = pack_plain;
     k.multiply = multiply;
     k.finish = finish;
+    k.quantize = quantize;
+    k.dequantize = dequantize;
     k.modulate = modulate;
     k.gated_add = gated_add;
     k.norm_rope = norm_rope;

@@ -10,17 +10,6 @@
 
 namespace packdit {
 
-// A table [rows, width] of which row[t] says the row that token t uses.
-struct RowIndex {
-    const int32_t* row;
-    int64_t table_rows;
-};
-
-struct Rows {
-    const float* data;
-    int64_t stride;
-};
-
 struct Modulation {
     Rows shift, scale;
     Norm norm;
@@ -65,8 +54,11 @@ struct GuidedStep {
 // Throws std::invalid_argument when an index lies outside its array.
 void guided_step(const GuidedStep& step, int threads);
 
-void linear(const Rows& x, int64_t rows, int64_t depth, const Weights& weights, Activation activation, float* out,
+// Both throw std::invalid_argument when an index of the epilogue lies outside its table.
+void linear(const Rows& x, int64_t rows, int64_t depth, const Weights& weights, const Epilogue& epilogue, float* out,
             int threads);
+void linear_int8(const Rows& x, int64_t rows, int64_t depth, const Int8Weights& weights, const Epilogue& epilogue,
+                 float* out, int threads);
 
 // Channels-last x [frames, height, width, channels] after past [past_frames, ...] and `missing` frames of zeros. Around
 // a frame are zeros, or its nearest pixels.

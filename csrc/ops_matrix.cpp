@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "check_index.h"
 #include "isa.h"
 #include "ops.h"
 #include "parallel.h"
@@ -99,13 +100,20 @@ AttentionBlock block_of(const Attention& a, int64_t segment, int64_t first_query
 
 }  // namespace
 
-void linear(const Rows& x, int64_t rows, int64_t depth, const Weights& weights, Activation activation, float* out,
+void linear(const Rows& x, int64_t rows, int64_t depth, const Weights& weights, const Epilogue& epilogue, float* out,
             int threads) {
-    gemm(DenseRows(x, rows, depth), weights, activation, out, threads);
+    if (epilogue.residual.data) require_index("linear: row", epilogue.index, rows);
+    gemm(DenseRows(x, rows, depth), weights, epilogue, out, threads);
+}
+
+void linear_int8(const Rows& x, int64_t rows, int64_t depth, const Int8Weights& weights, const Epilogue& epilogue,
+                 float* out, int threads) {
+    if (epilogue.residual.data) require_index("linear_int8: row", epilogue.index, rows);
+    gemm_int8(x, rows, depth, weights, epilogue, out, threads);
 }
 
 void causal_conv3d(const Convolution& convolution, const Weights& weights, float* out, int threads) {
-    gemm(WindowRows(convolution), weights, Activation::kNone, out, threads);
+    gemm(WindowRows(convolution), weights, Epilogue{}, out, threads);
 }
 
 void varlen_attention(const Attention& a, int threads) {

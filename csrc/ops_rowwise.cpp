@@ -1,29 +1,13 @@
-#include <stdexcept>
-#include <string>
-
 #include "buffer.h"
+#include "check_index.h"
 #include "isa.h"
 #include "ops.h"
 #include "parallel.h"
 
 namespace packdit {
-namespace {
-
-void require_index(const char* name, const int32_t* index, int64_t count, int64_t low, int64_t rows) {
-    for (int64_t i = 0; i < count; ++i) {
-        if (index[i] < low || index[i] >= rows) {
-            throw std::invalid_argument(std::string(name) + "[" + std::to_string(i) + "] is " +
-                                        std::to_string(index[i]) + "; allowed: " + std::to_string(low) + " to " +
-                                        std::to_string(rows - 1));
-        }
-    }
-}
-
-}  // namespace
-
 void modulate(const Rows& x, const Modulation& m, const RowIndex& index, int64_t tokens, int64_t width, float* out,
               int threads) {
-    require_index("modulate: row", index.row, tokens, 0, index.table_rows);
+    require_index("modulate: row", index, tokens);
     const Kernels& k = kernels();
     parallel_ranges(threads, tokens * width * 64, tokens, [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t) {
@@ -36,7 +20,7 @@ void modulate(const Rows& x, const Modulation& m, const RowIndex& index, int64_t
 
 void gated_residual(const Rows& x, const Rows& y, const Rows& gate, const Modulation* m, const RowIndex& index,
                     int64_t tokens, int64_t width, float* total, float* modulated, int threads) {
-    require_index("gated_residual: row", index.row, tokens, 0, index.table_rows);
+    require_index("gated_residual: row", index, tokens);
     const Kernels& k = kernels();
     parallel_ranges(threads, tokens * width * 64, tokens, [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t) {
@@ -80,7 +64,7 @@ void norm_silu(const float* x, const float* weight, const float* bias, int64_t r
 void guided_step(const GuidedStep& s, int threads) {
     require_index("guided_step: cond", s.cond, s.tokens, 0, s.out_rows);
     require_index("guided_step: uncond", s.uncond, s.tokens, -1, s.out_rows);
-    require_index("guided_step: row", s.row.row, s.tokens, 0, s.row.table_rows);
+    require_index("guided_step: row", s.row, s.tokens);
     const Kernels& k = kernels();
     parallel_ranges(threads, s.tokens * s.channels * s.slots * 64, s.tokens, [&](int64_t first, int64_t last) {
         const Buffer next(s.slots * 16);

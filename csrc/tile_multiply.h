@@ -88,11 +88,14 @@ void multiply(const Product& p) {
     }
 }
 
-void finish(float* x, const float* bias, int64_t width, Activation activation) {
+void finish(float* x, const Finish& f, int64_t width) {
+    if (!f.bias && f.activation == Activation::kNone && !f.residual) return;
     for_vectors(width, [&](int64_t j, auto lanes) {
         F16 value = load(x + j, lanes);
-        if (bias) value = value + load(bias + j, lanes);
-        store(x + j, activate(value, activation), lanes);
+        if (f.bias) value = value + load(f.bias + j, lanes);
+        value = activate(value, f.activation);
+        if (f.residual) value = fma(load(f.gate + j, lanes), value, load(f.residual + j, lanes));
+        store(x + j, value, lanes);
     });
 }
 

@@ -30,6 +30,17 @@ inline void store(float* p, F16 a, int64_t n) {
     _mm256_maskstore_ps(p, first(n), a.low);
     _mm256_maskstore_ps(p + 8, first(n - 8), a.high);
 }
+inline __m256 load_int32_half(const int32_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline F16 load_int32(const int32_t* p) { return {load_int32_half(p), load_int32_half(p + 8)}; }
+// Whole numbers, -127 to 127.
+inline void store_int8(int8_t* p, F16 a) {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high));
+    const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);  // packing goes by halves of registers
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
 inline F16 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 
 inline F16 operator+(F16 a, F16 b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }

@@ -29,6 +29,13 @@ inline void store(float* p, F16 a, int64_t n) {
     for (int64_t i = 0; i < n; ++i) p[i] = a.v[i];
 }
 inline void store(float* p, F16 a) { store(p, a, 16); }
+inline F16 load_int32(const int32_t* p) {
+    return each([=](int i) { return static_cast<float>(p[i]); });
+}
+// Whole numbers, -127 to 127.
+inline void store_int8(int8_t* p, F16 a) {
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
+}
 inline F16 set(float x) {
     return each([=](int) { return x; });
 }

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .causal_conv3d import carried as carried
     from .causal_conv3d import causal_conv3d as causal_conv3d
+    from .gated_residual import Residual as Residual
     from .gated_residual import gated_residual as gated_residual
     from .group_norm_silu import group_norm_silu as group_norm_silu
     from .guided_step import guided_step as guided_step
     from .linear import linear as linear
+    from .linear_int8 import linear_int8 as linear_int8
     from .modulate import modulate as modulate
     from .norm_silu import norm_silu as norm_silu
     from .patchify import patchify as patchify
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
     from .varlen_attention import varlen_attention as varlen_attention
 
 _FILE_OF = {
+    "Residual": "gated_residual",
     "carried": "causal_conv3d",
     "causal_conv3d": "causal_conv3d",
     "gated_residual": "gated_residual",
     "group_norm_silu": "group_norm_silu",
     "guided_step": "guided_step",
     "linear": "linear",
+    "linear_int8": "linear_int8",
     "modulate": "modulate",
     "norm_silu": "norm_silu",
     "patchify": "patchify",

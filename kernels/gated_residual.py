@@ -3,6 +3,7 @@
 Source: DiT's adaLN-Zero block (arXiv 2212.09748, section 3.2 and figure 3).
 """
 
+from dataclasses import dataclass
 from typing import overload
 
 import torch
@@ -13,6 +14,18 @@ from .modulate import check_table, modulate_reference
 from .norm import NORMS
 from .op import custom_op
 from .tensors import accurate, address, check_choice, check_tensor, dense_rows, rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """What a linear layer's output y is added to where it ends a branch: x + gate[row] * y.
+
+    x [T, N]; gate [R, N], also a slice of a wider table; row int32 [T], entries below R.
+    """
+
+    x: Tensor
+    gate: Tensor
+    row: Tensor
 
 
 def gated_residual_reference(x: Tensor, y: Tensor, gate: Tensor, row: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""activation(x Wᵀ + bias).
+"""activation(x Wᵀ + bias), which may end a branch: residual + gate[row] * activation(x Wᵀ + bias).
 
-Activations: gelu x Φ(x) and its tanh form (arXiv 1606.08415), silu x / (1 + exp(-x)) (arXiv 1702.03118).
+Activations: gelu x Φ(x) and its tanh form (arXiv 1606.08415), silu x / (1 + exp(-x)) (arXiv 1702.03118). The gated
+residual is that of `gated_residual`, without a pass over memory of its own.
 """
 
 import math
@@ -10,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import choose, native
+from .gated_residual import Residual, gated_residual_reference
+from .modulate import check_table
 from .op import custom_op
-from .tensors import accurate, address, check_choice, check_tensor, dense_rows, rows
+from .tensors import Rows, accurate, address, check_choice, check_tensor, dense_rows, rows
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of enum Activation in csrc/kernels.h
 
@@ -25,29 +28,97 @@ def activate(x: Tensor, activation: str | None) -> Tensor:
     return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
-def linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+def finish_reference(product: Tensor, activation: str | None, residual: Residual | None, dtype: torch.dtype) -> Tensor:
+    """What follows a product with its bias, in the precision of the product, then in dtype."""
+    y = activate(product, activation)
+    return (y if residual is None else gated_residual_reference(residual.x, y, residual.gate, residual.row)).to(dtype)
+
+
+def linear_reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, residual: Residual | None = None
+) -> Tensor:
     """The definition, in plain PyTorch; differentiable. Arguments as in `linear`."""
     product = F.linear(accurate(x), accurate(weight), None if bias is None else accurate(bias))
-    return activate(product, activation).to(x.dtype)
+    return finish_reference(product, activation, residual, x.dtype)
+
+
+def matrix_of(x: Tensor) -> Tensor:
+    """x [..., K] as a matrix for the C++ kernels."""
+    return dense_rows(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def output_of(x: Tensor, num_columns: int) -> Tensor:
+    """A linear layer's fresh output [..., N] for x [..., K]."""
+    return x.new_empty(*x.shape[:-1], num_columns)
+
+
+def optional_residual(x: Tensor | None, gate: Tensor | None, row: Tensor | None) -> Residual | None:
+    """The three, which custom ops take one by one, or none of them."""
+    if x is None or gate is None or row is None:
+        return None
+    return Residual(x=dense_rows(x), gate=dense_rows(gate), row=row.contiguous())
+
+
+Epilogue = tuple[int, tuple[Rows, Rows, tuple[int, int]] | None]
+
+
+def epilogue(activation: str | None, residual: Residual | None) -> Epilogue:
+    """What follows a product with its bias, for the C++ kernels; residual from `optional_residual`."""
+    code = ACTIVATIONS.index(activation)
+    if residual is None:
+        return code, None
+    return code, (rows(residual.x), rows(residual.gate), (address(residual.row), residual.gate.shape[0]))
 
 
 @custom_op("linear")
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    num_columns, depth = weight.shape
+def _linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    residual: Tensor | None = None,
+    gate: Tensor | None = None,
+    row: Tensor | None = None,
+) -> Tensor:
     depth_major = weight.t().is_contiguous()
-    matrix = dense_rows(x.reshape(math.prod(x.shape[:-1]), depth))
-    dense = weight.t() if depth_major else weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    packed = (address(dense), num_columns, depth_major, address(bias))
-    out = x.new_empty(*x.shape[:-1], num_columns)
-    code = ACTIVATIONS.index(activation)
-    native().linear(rows(matrix), matrix.shape[0], depth, packed, code, address(out), torch.get_num_threads())
+    matrix, dense = matrix_of(x), weight.t() if depth_major else weight.contiguous()
+    bias, added = None if bias is None else bias.contiguous(), optional_residual(residual, gate, row)
+    out = output_of(x, weight.shape[0])
+    native().linear(
+        *(rows(matrix), *matrix.shape, (address(dense), weight.shape[0], depth_major, address(bias))),
+        *(epilogue(activation, added), address(out), torch.get_num_threads()),
+    )
     return out
 
 
 @torch.library.register_fake("packdit::linear")
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    residual: Tensor | None = None,
+    gate: Tensor | None = None,
+    row: Tensor | None = None,
+) -> Tensor:
+    return output_of(x, weight.shape[0])
+
+
+def check_epilogue(
+    op: str, x: Tensor, num_columns: int, bias: Tensor | None, activation: str | None, residual: Residual | None
+) -> list[Tensor]:
+    """The tensors of an epilogue for `choose`. ValueError unless they fit x [..., K] and an output of num_columns."""
+    check_choice(f"{op}: activation", activation, ACTIVATIONS)
+    tensors = []
+    if bias is not None:
+        check_tensor(f"{op}: bias", bias, (num_columns,), (x.dtype,), x.device)
+        tensors.append(bias)
+    if residual is not None:
+        check_tensor(f"{op}: x with a residual", x, (None, None))
+        check_tensor(f"{op}: residual", residual.x, (x.shape[0], num_columns), (x.dtype,), x.device)
+        check_table(op, residual.x, residual.row, gate=residual.gate)
+        tensors += [residual.x, residual.gate]
+    return tensors
 
 
 def linear(
@@ -56,18 +127,18 @@ def linear(
     bias: Tensor | None = None,
     *,
     activation: str | None = None,
+    residual: Residual | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """activation(x weightᵀ + bias), [..., N] in the dtype of x.
+    """y = activation(x weightᵀ + bias), or residual.x + residual.gate[residual.row] * y; [..., N] in the dtype of x.
 
-    x [..., K]; weight [N, K], fastest as the transposed view of a contiguous [K, N]; bias [N], of the dtype of x like
-    weight; activation None, "gelu", "gelu_tanh" or "silu". ValueError for anything else.
+    x [..., K], [T, K] with a residual; weight [N, K], fastest as the transposed view of a contiguous [K, N]; bias [N],
+    of the dtype of x like weight; activation None, "gelu", "gelu_tanh" or "silu". ValueError for anything else.
     """
-    check_choice("linear: activation", activation, ACTIVATIONS)
     check_tensor("linear: x", x, (*x.shape[:-1], None))
     check_tensor("linear: weight", weight, (None, x.shape[-1]), (x.dtype,), x.device)
-    if bias is not None:
-        check_tensor("linear: bias", bias, (weight.shape[0],), (x.dtype,), x.device)
-    if choose("linear", backend, x, weight, *(() if bias is None else (bias,))) == "reference":
-        return linear_reference(x, weight, bias, activation)
-    return _linear(x, weight, bias, activation)
+    tensors = check_epilogue("linear", x, weight.shape[0], bias, activation, residual)
+    if choose("linear", backend, x, weight, *tensors) == "reference":
+        return linear_reference(x, weight, bias, activation, residual)
+    added = () if residual is None else (residual.x, residual.gate, residual.row)
+    return _linear(x, weight, bias, activation, *added)

@@ -63,6 +63,17 @@ def instruction_set(name: str) -> Iterator[None]:
         native().set_isa(before)
 
 
+@contextmanager
+def int8_instruction_set(name: str) -> Iterator[None]:
+    """Within it products of int8 use this one of native().int8_isas()."""
+    before = native().int8_isa()
+    native().set_int8_isa(name)
+    try:
+        yield
+    finally:
+        native().set_int8_isa(before)
+
+
 def check_triton(op: Callable[..., Any], *args: Any, **options: Any) -> tuple[Tensor, ...]:
     """Runs op, which takes `backend`, on its Triton kernel in the strict interpreter and holds it to the reference.
 

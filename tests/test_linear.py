@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from packdit.kernels import linear
+from packdit.kernels import Residual, gated_residual, linear
 from packdit.kernels.linear import ACTIVATIONS, linear_reference
-from packdit.kernels.testing import assert_same_bits, check_cpu, num_threads
+from packdit.kernels.testing import assert_same_bits, check_cpu, num_threads, offsets
 
 WIDTHS = [48, 64, 96, 128, 192, 576, 1152]
 
@@ -45,6 +47,21 @@ def test_cpu(rows: int, depth: int, columns: int, activation: str | None) -> Non
     x, weight, bias = inputs(rows, depth, columns)
     got = check_cpu(linear, x, weight, bias, activation=activation)[0]
     assert_same_bits(linear(x, weight.contiguous(), bias, activation=activation, backend="cpu"), got)
+
+
+def ending_a_branch(x: torch.Tensor, weight: torch.Tensor, *args: torch.Tensor, **options: str) -> torch.Tensor:
+    bias, onto, gate, row = args
+    return linear(x, weight, bias, residual=Residual(x=onto, gate=gate, row=row), **options)
+
+
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(0, 4, 5), (13, 193, 48), (57, 64, 65), (300, 400, 200)])
+def test_cpu_adds_to_a_gated_residual(rows: int, depth: int, columns: int) -> None:
+    x, weight, bias = inputs(rows, depth, columns)
+    onto, table = torch.randn(rows, columns), torch.randn(3, 2 * columns)
+    gate, row = table[:, columns:], torch.randint(3, (rows,), dtype=torch.int32)
+    got = check_cpu(ending_a_branch, x, weight, bias, onto, gate, row, activation="silu")[0]
+    y = linear(x, weight, bias, activation="silu", backend="cpu")
+    assert_same_bits(got, gated_residual(onto, y, gate, row, backend="cpu"), "in one pass and in two")
 
 
 @pytest.mark.parametrize(("rows", "depth", "columns"), [(0, 8, 5), (3, 8, 0), (3, 0, 5), (1, 1, 1)])
@@ -109,6 +126,17 @@ def test_bad_arguments() -> None:
     ]:
         with pytest.raises(ValueError, match=f"^linear: {message}"):
             linear(*arguments)
+    onto = Residual(x=torch.zeros(4, 5), gate=torch.zeros(2, 5), row=offsets([0, 0, 1]))
+    for wrong, message in [
+        ({"x": torch.zeros(3, 5)}, r"residual is float32 \[3, 5\] on cpu; allowed: float32 \[4, 5\]"),
+        ({"gate": torch.zeros(2, 4)}, r"gate is float32 \[2, 4\]"),
+        ({"row": onto.row.long()}, r"row is int64 \[4\]"),
+        ({"row": onto.row + 1}, r"row\[3\] is 2; allowed: 0 to 1"),
+    ]:
+        with pytest.raises(ValueError, match=f"^linear: {message}"):
+            linear(x, weight, bias, residual=replace(onto, **wrong))
+    with pytest.raises(ValueError, match=r"^linear: x with a residual is float32 \[2, 2, 8\]"):
+        linear(x.view(2, 2, 8), weight, bias, residual=onto)
     with pytest.raises(ValueError, match=r"^linear: activation is 'relu'; allowed: None, gelu, gelu_tanh, silu$"):
         linear(x, weight, bias, activation="relu")
 
@@ -117,3 +145,5 @@ def test_op() -> None:
     x, weight, bias = inputs(4, 8, 5)
     torch.library.opcheck(torch.ops.packdit.linear.default, (x, weight, bias, "gelu"))
     torch.library.opcheck(torch.ops.packdit.linear.default, (x.view(2, 2, 8), weight.contiguous(), None, None))
+    onto = torch.zeros(4, 5), torch.zeros(2, 5), offsets([0, 0, 1])
+    torch.library.opcheck(torch.ops.packdit.linear.default, (x, weight, bias, "gelu", *onto))
