@@ -160,10 +160,8 @@ class PackedTransformer:
         grids = self._check(latents, timesteps, text, extras)
         texts: Sequence[Tensor | None] = [None] * len(grids) if text is None else text
         keywords = [{name: values[i] for name, values in extras.items()} for i in range(len(grids))]
-        segments = [
-            self.segment(self.token_grid(grid), *rest)
-            for grid, *rest in zip(grids, timesteps, texts, keywords, strict=True)
-        ]
+        places = [self.token_grid(grid) for grid in grids]
+        segments = [self.segment(*clip) for clip in zip(places, timesteps, texts, keywords, strict=True)]
         tokens = patchify([z.to(self.device, self.dtype) for z in latents], self.model.patch)
         out = self.run(tokens, make_pack(self.model, segments, self.device))
         return unpatchify(out.float(), grids, self.model.patch)

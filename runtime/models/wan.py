@@ -56,9 +56,13 @@ class Block(nn.Module):
 
     def attention(self, h_TD: Tensor, pack: Pack) -> Tensor:
         q, k, v = self.qkv(h_TD).view(len(h_TD), 3, self.heads, -1).unbind(1)
-        angles = pack.layout["cos"], pack.layout["sin"]
-        weights = {"q_weight": self.q_norm, "k_weight": self.k_norm}
-        q, k = qk_norm_rope(q, k, *angles, **weights, across_heads=True, eps=self.eps)
+        q, k = qk_norm_rope(
+            *(q, k, pack.layout["cos"], pack.layout["sin"]),
+            q_weight=self.q_norm,
+            k_weight=self.k_norm,
+            across_heads=True,
+            eps=self.eps,
+        )
         y_THK = varlen_attention(q, k, v, pack.cu_seqlens, max_seqlen=pack.max_seqlen)
         return self.out(y_THK.flatten(1))
 
