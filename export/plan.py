@@ -18,6 +18,7 @@ from ..runtime.request import quote
 from .entry import Entry, Make, check_keys, rows
 from .source import Component, Stored
 
+CHUNK = 1 << 22
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -40,23 +41,23 @@ class Piece:
         return self.make([_wide(source.read()) for source in self.sources])
 
     def parts(self) -> Iterator[Tensor]:
-        """The tensor as it is stored, row after row: in pieces of a source each where it is made of `rows`.
+        """The tensor as it is stored, flat, in parts of at most CHUNK elements: nothing is in memory whole but a
+        source, or what `make` makes.
 
         ValueError where the dtype cannot hold its values, or where they are no numbers.
         """
-        if self.make is rows:
-            for source in self.sources:
-                yield self._rounded(source.read())
-        else:
-            yield self._rounded(self.exact())
+        whole = (source.read() for source in self.sources) if self.make is rows else iter([self.exact()])
+        for tensor in whole:
+            for part in tensor.reshape(-1).split(CHUNK):
+                yield self._rounded(part)
 
-    def _rounded(self, tensor: Tensor) -> Tensor:
-        stored = tensor.to(self.dtype)
+    def _rounded(self, part: Tensor) -> Tensor:
+        stored = part.to(self.dtype)
         if not torch.isfinite(stored).all():
-            is_damaged = not torch.isfinite(tensor).all()
+            is_damaged = not torch.isfinite(part).all()
             what = "NaN or infinite" if is_damaged else f"too large for {str(self.dtype).removeprefix('torch.')}"
             raise ValueError(f"the tensor {quote(self.target)} has values that are {what}")
-        return stored.contiguous()
+        return stored
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from .plan import DTYPES, Piece
 
 SHARD_BYTES = 2_000_000_000  # a file holds no more, unless one tensor does
 ALIGNMENT = 64  # bytes, of the first tensor in its file: a cache line, and the widest vector
-CHUNK = 1 << 24
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -55,10 +54,9 @@ def write_shard(path: Path, pieces: Sequence[Piece]) -> dict[str, Any]:
         for piece in pieces:
             end = file.tell() + piece.num_bytes
             for part in piece.parts():
-                for chunk in part.view(-1).view(torch.uint8).split(CHUNK):
-                    data = chunk.numpy().data
-                    digest.update(data)
-                    file.write(data)
+                data = part.view(torch.uint8).numpy().data
+                digest.update(data)
+                file.write(data)
             assert file.tell() == end, f"{piece.target} has another size than was planned"
         size = file.tell()
     return {"bytes": size, "sha256": digest.hexdigest()}

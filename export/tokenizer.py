@@ -8,7 +8,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ..runtime.request import quote
-from .source import Source
+from . import spiece
+from .source import Source, read_json
 
 FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
@@ -41,11 +42,13 @@ def write_tokenizer(source: Path, target: Path) -> list[Path]:
 
 def translate(source: Path, target: Path) -> None:
     """Writes the tokenizer in `source`, as transformers understands it, as one file. ValueError where it does not."""
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-        tokenizer.backend_tokenizer.save(str(target))
+        if (source / "spiece.model").is_file():  # of T5; transformers would need another library for it
+            spiece.read((source / "spiece.model").read_bytes(), read_json(source / SETTINGS)).save(str(target))
+        else:
+            from transformers import AutoTokenizer
+
+            AutoTokenizer.from_pretrained(source, local_files_only=True).backend_tokenizer.save(str(target))
     except Exception as error:  # each layout that is not there or wrong ends differently
         raise ValueError(
             f"{quote(str(source / FILE))} is missing; the prompt needs its tokenizer, and none can be made of what is "

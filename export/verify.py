@@ -21,7 +21,7 @@ from ..runtime.load import load_transformer, load_vae
 from ..runtime.request import quote
 from .peer import Clip, clips_of, reference, run_transformer, run_vae
 from .plan import Piece
-from .source import Component, Source
+from .source import Component, Source, read_header
 
 # Relative to the largest value of the reference's output: what float32 arithmetic loses in a few hundred operations.
 LIMIT = 1e-4
@@ -58,7 +58,7 @@ def verify_bundle(bundle: Bundle, source: Source, plans: Plans) -> dict[str, Any
 
 def _verify(bundle: Bundle, part: Component, plans: Plans) -> Verdict:
     pieces = plans[part.name]
-    check_tensors(bundle.weights(part.name), pieces, part.title)
+    check_tensors(bundle, part, pieces)
     if part.kind not in ("transformer", "vae"):
         return Verdict(against="the source's own tensors, one by one; it did not run")
     needed, free = COPIES * 4 * sum(piece.num_bytes // piece.dtype.itemsize for piece in pieces), free_bytes()
@@ -68,15 +68,19 @@ def _verify(bundle: Bundle, part: Component, plans: Plans) -> Verdict:
     return _compare(bundle, Exact(folder=bundle.folder, description=bundle.description, plans=plans), part, pieces)
 
 
-def check_tensors(weights: dict[str, Tensor], pieces: Sequence[Piece], title: str) -> None:
-    """ValueError unless each tensor is, bit by bit, what its piece makes."""
+def check_tensors(bundle: Bundle, part: Component, pieces: Sequence[Piece]) -> None:
+    """ValueError unless each tensor is, bit by bit, what its piece makes. One at a time is in memory."""
+    files = bundle.description["components"][part.name]["weights"]
+    stored = {name: tensor for file in files for name, tensor in read_header(bundle.path(file)).items()}
     for piece in pieces:
-        written = weights[piece.target].reshape(-1)
+        written = stored[piece.target].read().view(-1)
         start = 0
-        for part in piece.parts():
-            if not torch.equal(part.view(-1), written[start : start + part.numel()]):
-                raise ValueError(f"the {title}'s tensor {quote(piece.target)} was not written as its source makes it")
-            start += part.numel()
+        for made in piece.parts():
+            if not torch.equal(made, written[start : start + made.numel()]):
+                raise ValueError(
+                    f"the {part.title}'s tensor {quote(piece.target)} was not written as its source makes it"
+                )
+            start += made.numel()
 
 
 def _compare(bundle: Bundle, exact: Bundle, part: Component, pieces: Sequence[Piece]) -> Verdict:
