@@ -37,8 +37,11 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         for entry in entry_points(group=GROUP, name=cmd_name):
+            loaded = entry.load()
+            if isinstance(loaded, typer.Typer):  # a command with commands of its own
+                return typer.main.get_group(loaded)
             app = typer.Typer(add_completion=False, rich_markup_mode=None)
-            app.command(cmd_name)(entry.load())
+            app.command(cmd_name)(loaded)
             return typer.main.get_command(app)
         return None
 

@@ -1,0 +1,185 @@
+"""`varlen_attention` as a problem, and the libraries that compute it too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..kernels import varlen_attention
+from ..kernels.testing import offsets
+from ..kernels.varlen_attention import attend
+from .problem import Make, Problem, Results
+
+ROWS_COMPARED = 512  # of a large pack: exact attention in float64 of all rows would take minutes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionShape:
+    """A pack of segments; key_lengths: of a cross-attention."""
+
+    lengths: Sequence[int]
+    heads: int
+    head_dim: int
+    kv_heads: int | None = None
+    key_lengths: Sequence[int] | None = None
+    causal: bool = False
+
+    @property
+    def keys(self) -> Sequence[int]:
+        return self.lengths if self.key_lengths is None else self.key_lengths
+
+    @property
+    def pairs(self) -> int:
+        """Of a query and a key that it sees, in one head."""
+        if not self.causal:
+            return sum(q * k for q, k in zip(self.lengths, self.keys, strict=True))
+        return sum(sum(max(0, k - q + i + 1) for i in range(q)) for q, k in zip(self.lengths, self.keys, strict=True))
+
+    def moved(self, dtype: torch.dtype) -> int:
+        """Bytes of queries, output, keys and values."""
+        rows = 2 * self.heads * sum(self.lengths) + 2 * (self.kv_heads or self.heads) * sum(self.keys)
+        return rows * self.head_dim * dtype.itemsize
+
+
+def attention(shape: AttentionShape, dtype: torch.dtype, device: torch.device) -> Problem:
+    """q, k and v as strided views, as a fused projection gives them where queries and keys are as many."""
+    generator = torch.Generator(device).manual_seed(sum(shape.lengths) + shape.head_dim)
+    kv_heads = shape.kv_heads or shape.heads
+
+    def draw(tokens: int, heads: int) -> Tensor:
+        return torch.randn(tokens, heads, shape.head_dim, generator=generator, device=device).to(dtype)
+
+    if shape.key_lengths is None and kv_heads == shape.heads:
+        q, k, v = draw(sum(shape.lengths), 3 * shape.heads).unflatten(1, (3, shape.heads)).unbind(1)
+    else:
+        q = draw(sum(shape.lengths), shape.heads)
+        k, v = draw(sum(shape.keys), 2 * kv_heads).unflatten(1, (2, kv_heads)).unbind(1)
+    cu_q, cu_k = offsets(shape.lengths).to(device), offsets(shape.keys).to(device)
+    rows = [compared_rows(length, len(shape.lengths)) for length in shape.lengths]
+    picked = torch.cat([r + start for r, start in zip(rows, offsets(shape.lengths).tolist(), strict=False)]).to(device)
+    return Problem(
+        run=lambda backend: (
+            varlen_attention(
+                q, k, v, cu_q, cu_k, causal=shape.causal, max_seqlen=max(*shape.lengths, *shape.keys), backend=backend
+            ),
+        ),
+        exact=lambda: definition(q, k, v, shape, rows, torch.float64),
+        plain=lambda: definition(q, k, v, shape, rows, dtype),
+        flops=4 * shape.heads * shape.head_dim * shape.pairs,
+        moved=shape.moved(dtype),
+        peers=peers(q, k, v, cu_q, cu_k, shape) if kv_heads == shape.heads else {},
+        select=lambda results: (torch.cat(results)[picked],),
+    )
+
+
+def compared_rows(length: int, segments: int) -> Tensor:
+    """Queries of a segment that are compared: all of a short one, else an even share with both ends."""
+    count = max(ROWS_COMPARED // segments, 8)
+    return torch.linspace(0, length - 1, min(count, length)).round().long()
+
+
+def definition(
+    q: Tensor, k: Tensor, v: Tensor, shape: AttentionShape, rows: Sequence[Tensor], dtype: torch.dtype
+) -> Results:
+    """`attend`, which defines the op, for these queries of each segment; in float32 where dtype is a smaller one."""
+    wide = torch.promote_types(dtype, torch.float32)
+    pieces, start_q, start_k = [], 0, 0
+    for num_q, num_k, picked in zip(shape.lengths, shape.keys, rows, strict=True):
+        queries = q[start_q : start_q + num_q][picked.to(q.device)].to(wide)
+        keys, values = (x[start_k : start_k + num_k].to(wide) for x in (k, v))
+        visible = torch.ones(len(picked), num_k, dtype=torch.bool)
+        if shape.causal:
+            visible = torch.arange(num_k) <= picked[:, None] + num_k - num_q
+        pieces.append(attend(queries, keys, values, visible.to(q.device), shape.head_dim**-0.5).to(dtype))
+        start_q, start_k = start_q + num_q, start_k + num_k
+    return (torch.cat(pieces),)
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, pieces: Sequence[tuple[slice, slice]], causal: bool) -> Results:
+    """PyTorch's scaled_dot_product_attention, one segment after another; the results are not joined."""
+    outs = []
+    for in_q, in_k in pieces:
+        segment = (x.transpose(0, 1)[None] for x in (q[in_q], k[in_k], v[in_k]))
+        outs.append(F.scaled_dot_product_attention(*segment, is_causal=causal)[0].transpose(0, 1))
+    return tuple(outs)
+
+
+def peers(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, shape: AttentionShape) -> dict[str, Make]:
+    """Those that can run here. SDPA's causal mask starts at the top left, so it is one of equal lengths only."""
+    found: dict[str, Make] = {}
+    ends = [[slice(*pair) for pair in pairwise(offsets.tolist())] for offsets in (cu_q, cu_k)]
+    pieces = list(zip(*ends, strict=True))
+    if not shape.causal or list(shape.lengths) == list(shape.keys):
+        found["eager"] = partial(sdpa, q, k, v, pieces, shape.causal)
+        if q.is_cuda:
+            found["cudnn"] = partial(sdpa_cudnn, q, k, v, pieces, shape.causal)
+    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+        limits = max(shape.lengths), max(shape.keys)
+        for name, library in LIBRARIES.items():
+            if not missing(name):
+                found[name] = partial(library, q, k, v, cu_q, cu_k, limits, shape.causal)
+    return found
+
+
+def sdpa_cudnn(q: Tensor, k: Tensor, v: Tensor, pieces: Sequence[tuple[slice, slice]], causal: bool) -> Results:
+    """`sdpa` by cuDNN's kernels."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return sdpa(q, k, v, pieces, causal)
+
+
+def torch_varlen(
+    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, limits: tuple[int, int], causal: bool
+) -> Results:
+    """PyTorch's own varlen attention, with the arguments that it has had since 2.11."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    out: Any = varlen_attn(q, k, v, cu_q, cu_k, *limits, window_size=(-1, 0) if causal else (-1, -1))
+    return (out,)
+
+
+def flash_attn(
+    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, limits: tuple[int, int], causal: bool
+) -> Results:
+    """FlashAttention's package (2 or 3)."""
+    function = import_module("flash_attn").flash_attn_varlen_func
+    return (function(q, k, v, cu_q, cu_k, *limits, causal=causal),)
+
+
+def flash_attn_cute(
+    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, limits: tuple[int, int], causal: bool
+) -> Results:
+    """FlashAttention 4, over the CuTe DSL; it gives the output, and beside it sums that nobody asked for."""
+    function = import_module("flash_attn.cute.interface").flash_attn_varlen_func
+    out = function(q, k, v, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, causal=causal)
+    return (out[0] if isinstance(out, tuple) else out,)
+
+
+LIBRARIES: dict[str, Callable[..., Results]] = {
+    "varlen_attn": torch_varlen,
+    "flash_attn": flash_attn,
+    "flash_attn.cute": flash_attn_cute,
+}
+MODULES = {
+    "varlen_attn": "torch.nn.attention.varlen",
+    "flash_attn": "flash_attn",
+    "flash_attn.cute": "flash_attn.cute.interface",
+}
+
+
+def missing(name: str) -> str:
+    """Why one of LIBRARIES cannot be imported here; empty where it can."""
+    try:
+        import_module(MODULES[name])
+    except Exception as error:  # a package that is half there ends in any way
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return ""

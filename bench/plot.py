@@ -1,0 +1,56 @@
+"""Pictures of rows. matplotlib is optional: without it nothing is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from .ceilings import Ceilings
+from .facts import Facts
+from .rows import OpRow
+
+COLOURS = {"packdit": "#c0392b", "eager": "#7f8c8d", "compile": "#2980b9"}
+OTHERS = "#8e44ad"
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def roofline(file: Path, rows: Sequence[OpRow], ceilings: Ceilings, facts: Facts) -> bool:
+    """Operations a byte against operations a second, under the ceilings of the same run; whether it was drawn.
+
+    Ops that compute nothing have no place in it.
+    """
+    drawn = [row for row in rows if row.p50_us and row.flops and row.moved and not row.bar]
+    if not (drawn and can_plot()):
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xscale="log", yscale="log")
+    points = [(who(row), row.flops / row.moved, row.flops / row.p50_us * 1e6) for row in drawn]  # type: ignore[operator]
+    left, right = min(x for _, x, _ in points) / 2, max(x for _, x, _ in points) * 2
+    top = max(ceilings.operations(row.dtype) for row in drawn)
+    ridge = top / ceilings.copy
+    axes.plot([left, max(ridge, left), max(right, ridge)], [left * ceilings.copy, top, top], color="black", linewidth=1)
+    for name in dict.fromkeys(name for name, _, _ in points):
+        mine = [(x, y) for other, x, y in points if other == name]
+        marker = "o" if name == "packdit" else "x"
+        axes.scatter(*zip(*mine, strict=True), color=COLOURS.get(name, OTHERS), marker=marker, s=24, label=name)
+    axes.set(xlabel="operations a byte moved, at least", ylabel="operations a second", xlim=(left, max(right, ridge)))
+    axes.set_title(f"{facts.machine}, {facts.threads} threads, torch {facts.torch}\n{ceilings.describe()}", fontsize=9)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3, which="both", linewidth=0.4)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+    return True
+
+
+def who(row: OpRow) -> str:
+    """packdit, whatever its backend, or the peer."""
+    return row.by.split()[0]
