@@ -3,7 +3,7 @@
 `prompt` is null (one plain CLIP encoder), or an object of
 
     {"kind": "class", "names": {name: label}, "null": label}        a class instead of a prompt; null: no class
-    {"kind": "text", "encoders": [readings], "clean": ..., "text": ..., "pooled": ..., ...}     see `Plan`
+    {"kind": "text", "encoders": [readings], "image": showing, "clean": ..., "text": ..., ...}     see `Plan`
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .bundle import Bundle
+from .image import ImageEncoder, Showing, load_image_encoder
 from .request import CompleteRequest, Request, quote
 from .text import Encoded, Reading, TextEncoder, load_text_encoder
 
@@ -60,10 +62,10 @@ class Plan:
 
 
 class Prompts:
-    """The text encoders of a pipeline."""
+    """The encoders of a pipeline: of text, and where it has one, of the pictures that are given."""
 
-    def __init__(self, encoders: dict[str, TextEncoder], plan: Plan) -> None:
-        self.encoders, self.plan = encoders, plan
+    def __init__(self, encoders: dict[str, TextEncoder], plan: Plan, image: ImageEncoder | None = None) -> None:
+        self.encoders, self.plan, self.image = encoders, plan, image
 
     def check(self, request: Request) -> None:
         """ValueError where the prompts cannot be told to the model."""
@@ -75,7 +77,12 @@ class Prompts:
         if self.plan.as_prompt:
             count = next(iter(read[0].values())).real
             read = [{k: _first(e, count) for k, e in encoded.items()} for encoded in read]
-        return [self._told(encoded, request.guidance) for encoded in read]
+        told = [self._told(encoded, request.guidance) for encoded in read]
+        if self.image:
+            states = torch.cat([self.image(picture) for picture in given_ends(request)])
+            for sequence in told:
+                sequence.extra["image"] = states
+        return told
 
     def _read(self, prompt: str) -> dict[str, Encoded]:
         text = CLEANERS[self.plan.clean](prompt)
@@ -100,6 +107,16 @@ class Prompts:
             blocks.append(blocks[0].new_zeros(self.plan.append))
         width = max(block.shape[1] for block in blocks)
         return torch.cat([torch.nn.functional.pad(block, (0, width - block.shape[1])) for block in blocks])
+
+
+def given_ends(request: CompleteRequest) -> list[np.ndarray]:
+    """The given first frame and, where it is given too, the last: uint8 [h, w, 3] each, as they were given."""
+    ends: dict[int, np.ndarray] = {}
+    for condition in request.conditions:
+        for index in (0, request.frames - 1):
+            if condition.start <= index < condition.start + len(condition.frames):
+                ends[index] = condition.frames[index - condition.start]
+    return [ends[index] for index in sorted(ends)]
 
 
 class Classes:
@@ -151,11 +168,13 @@ def load_prompts(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Pr
         if data["kind"] == "class":
             return Classes({str(k): int(v) for k, v in data["names"].items()}, int(data["null"]))
         readings = [Reading(**reading) for reading in data["encoders"]]
-        plan = Plan(**{k: _frozen(v) for k, v in data.items() if k not in ("kind", "encoders")})
+        plan = Plan(**{k: _frozen(v) for k, v in data.items() if k not in ("kind", "encoders", "image")})
         CLEANERS[plan.clean]
+        showing = Showing(**{k: _frozen(v) for k, v in data["image"].items()}) if data.get("image") else None
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(f"the bundle's prompt cannot be understood: {quote(error)}; export it again") from error
-    return Prompts({r.component: load_text_encoder(bundle, device, dtype, r) for r in readings}, plan)
+    image = load_image_encoder(bundle, device, dtype, showing) if showing else None
+    return Prompts({r.component: load_text_encoder(bundle, device, dtype, r) for r in readings}, plan, image)
 
 
 def _frozen(value: Any) -> Any:

@@ -48,7 +48,7 @@ class Reading:
     component: str = "text_encoder"
     tokenizer: str = "tokenizer"
     length: int | None = None
-    pad: int | None = None
+    pad: str | None = None
     hidden: bool = False
     keep: str = "all"
     template: str | None = None
@@ -90,6 +90,9 @@ class TextEncoder:
         self.model, settings = load_encoder(name, config, weights, "text encoder")
         self.device = next(iter(weights.values())).device
         self.reading = reading
+        self.pad: int | None = self.tokenizer.token_to_id(reading.pad) if reading.pad is not None else None
+        if self.pad is None and reading.pad is not None:
+            raise ValueError(f"the tokenizer {quote(str(tokenizer))} has no token {quote(reading.pad)} to fill up with")
         self.limit: int = reading.length or settings.max_position_embeddings
         self._cache: OrderedDict[str, Encoded] = OrderedDict()
         self._cached = 0
@@ -129,8 +132,8 @@ class TextEncoder:
 
     def _encode(self, ids: list[int]) -> Encoded:
         reading, real = self.reading, len(ids)
-        if reading.pad is not None:
-            ids = ids + [reading.pad] * (self.limit - real)
+        if self.pad is not None:
+            ids = ids + [self.pad] * (self.limit - real)
         inputs = {"input_ids": torch.tensor([ids], device=self.device)}
         if reading.hidden:
             inputs["attention_mask"] = (torch.arange(len(ids), device=self.device) < real).long()[None]

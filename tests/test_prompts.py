@@ -69,7 +69,7 @@ def test_wan_counts_its_zero_rows(tmp_path: Path, prompt: str) -> None:
 def test_filling_that_is_attended_to(tmp_path: Path, keep: str) -> None:
     """CogVideoX and Flux keep the filling, LTX leaves it out."""
     model, tokenizer = small.t5_encoder(), small.t5_tokenizer()
-    prompts = Prompts({"text_encoder": encoder(tmp_path, model, tokenizer, length=20, pad=0, keep=keep)}, Plan())
+    prompts = Prompts({"text_encoder": encoder(tmp_path, model, tokenizer, length=20, pad="<pad>", keep=keep)}, Plan())
     for prompt in PROMPTS:
         ids, mask = tokens(tokenizer, prompt, 20)
         want = model(ids)[0][0]
@@ -80,7 +80,7 @@ def test_filling_that_is_attended_to(tmp_path: Path, keep: str) -> None:
 
 def test_latte_cuts_the_negative_prompt_to_the_prompts_length(tmp_path: Path) -> None:
     model, tokenizer = small.t5_encoder(), small.t5_tokenizer()
-    reading = {"length": 20, "pad": 0, "hidden": True}
+    reading = {"length": 20, "pad": "<pad>", "hidden": True}
     prompts = Prompts(
         {"text_encoder": encoder(tmp_path, model, tokenizer, **reading)}, Plan(as_prompt=True, clean="lower")
     )
@@ -99,7 +99,7 @@ def test_hunyuan_leaves_its_template_out_and_is_told_its_guidance(tmp_path: Path
     llama, clip = small.llama_encoder(), small.clip_text_encoder()
     tokenizer, tokenizer_2 = small.llama_tokenizer(), small.clip_tokenizer()
     reading = {"length": 60, "template": TEMPLATE, "skip": 8, "layer": -3}
-    pooling = {"length": 32, "pad": tokenizer_2.pad_token_id, "pooled": "pooler_output"}
+    pooling = {"length": 32, "pad": tokenizer_2.pad_token, "pooled": "pooler_output"}
     prompts = Prompts(
         {
             "text_encoder": encoder(tmp_path / "1", llama, tokenizer, **reading),
@@ -126,11 +126,11 @@ def test_sd3_lays_its_encoders_side_by_side_and_below(tmp_path: Path, with_t5: b
     names = ("text_encoder", "text_encoder_2")
     reading = {"length": 32, "layer": -2, "pooled": "text_embeds"}
     encoders = {
-        name: encoder(tmp_path / name, model, tokenizer, pad=tokenizer.pad_token_id, **reading)
+        name: encoder(tmp_path / name, model, tokenizer, pad=tokenizer.pad_token, **reading)
         for name, model, tokenizer in zip(names, clips, tokenizers, strict=True)
     }
     if with_t5:
-        encoders["text_encoder_3"] = encoder(tmp_path / "3", t5, t5_tokenizer, length=20, pad=0)
+        encoders["text_encoder_3"] = encoder(tmp_path / "3", t5, t5_tokenizer, length=20, pad="<pad>")
         plan = Plan(text=(names, ("text_encoder_3",)), pooled=names)
     else:
         plan = Plan(text=(names,), append=(20, 48), pooled=names)
@@ -151,7 +151,7 @@ def test_sd3_lays_its_encoders_side_by_side_and_below(tmp_path: Path, with_t5: b
 
 def test_bits_do_not_depend_on_what_else_was_read(tmp_path: Path) -> None:
     model, tokenizer = small.t5_encoder(), small.t5_tokenizer()
-    first, second = (encoder(tmp_path, model, tokenizer, length=20, pad=0) for _ in range(2))
+    first, second = (encoder(tmp_path, model, tokenizer, length=20, pad="<pad>") for _ in range(2))
     states = [first.read(prompt).states for prompt in PROMPTS]
     for prompt, want in list(zip(PROMPTS, states, strict=True))[::-1]:
         assert torch.equal(second.read(prompt).states, want)
