@@ -18,7 +18,8 @@ from torch import Tensor
 BACKENDS = ("reference", "cpu", "triton")
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # On a GPU these are PyTorch's library calls, also for a model whose backend is triton.
-WITHOUT_TRITON = ("linear", "linear_int8", "causal_conv3d", "group_norm_silu")
+WIDE = "varlen_attention of wide heads"
+WITHOUT_TRITON = ("linear", "linear_int8", "causal_conv3d", "group_norm_silu", WIDE)
 
 _has_triton = find_spec("triton") is not None
 _default: ContextVar[str | None] = ContextVar("packdit_backend", default=None)

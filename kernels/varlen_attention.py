@@ -9,11 +9,11 @@ key_bias log(n): exp(score + log(n)) is what the n would sum to.
 import torch
 from torch import Tensor
 
-from .backend import choose, native
+from .backend import WIDE, choose, native
 from .op import custom_op
 from .tensors import INT32, accurate, address, check_offsets, check_tensor, dense_rows, heads, readable
 
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM = 256  # of the Triton kernel
 QUERY_BLOCK = 128  # the unit of query blocks in a work table
 
 
@@ -171,8 +171,8 @@ def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
     heads, head_dim = q.shape[1:]
     check_tensor("varlen_attention: k", k, (None, None, head_dim), (q.dtype,), q.device)
     check_tensor("varlen_attention: v", v, tuple(k.shape), (q.dtype,), q.device)
-    if not 1 <= head_dim <= MAX_HEAD_DIM:
-        raise ValueError(f"varlen_attention: head dim is {head_dim}; allowed: 1 to {MAX_HEAD_DIM}")
+    if head_dim < 1:
+        raise ValueError(f"varlen_attention: head dim is {head_dim}; allowed: at least 1")
     if k.shape[1] == 0 or heads % k.shape[1]:
         raise ValueError(f"varlen_attention: q has {heads} heads; allowed: multiples of the {k.shape[1]} of k")
 
@@ -200,7 +200,7 @@ def varlen_attention(
 ) -> Tensor:
     """Attention within each segment, [Tq, H, D] in the dtype of q.
 
-    q [Tq, H, D]; k, v [Tk, Hk, D], H a multiple of Hk, also as strided views; D at most 256; cu_seqlens_q and
+    q [Tq, H, D]; k, v [Tk, Hk, D], H a multiple of Hk, also as strided views; Triton: D at most 256; cu_seqlens_q and
     cu_seqlens_k (None: the same) int32 [S + 1], where segment s is rows cu[s] to cu[s + 1]; scale None: 1 / sqrt(D);
     key_bias float32 [Tk], finite: added to the scaled scores of each key, for all heads and queries; float64 with a
     float64 reference; work int32 [N, 2]: the planner's (segment, block of QUERY_BLOCK queries) entries, segment -1
@@ -221,7 +221,7 @@ def varlen_attention(
         _check_key_bias(key_bias, k.shape[0], q.device)
         tensors.append(key_bias)
     factor = q.shape[2] ** -0.5 if scale is None else scale
-    chosen = choose("varlen_attention", backend, *tensors)
+    chosen = choose("varlen_attention" if q.shape[2] <= MAX_HEAD_DIM else WIDE, backend, *tensors)
     if chosen == "reference":
         return varlen_attention_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor, key_bias)
     if chosen == "triton":

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from packdit.kernels import varlen_attention
+from packdit.kernels.backend import using
 from packdit.kernels.testing import LENGTHS, assert_accurate, assert_same_bits, check_cpu, offsets
 from packdit.kernels.varlen_attention import attend, varlen_attention_reference
 
@@ -83,6 +84,18 @@ def test_cpu_of_ragged_lengths(head_dim: int, causal: bool) -> None:
     check_cpu(varlen_attention, *inputs(int(cu[-1]), int(cu[-1]), head_dim), cu, causal=causal)
     cu_q, cu_k = (offsets(lengths) for lengths in zip(*CROSS, strict=True))
     check_cpu(varlen_attention, *inputs(int(cu_q[-1]), int(cu_k[-1]), head_dim), cu_q, cu_k, causal=causal)
+
+
+def test_cpu_of_wide_heads() -> None:
+    check_cpu(varlen_attention, *inputs(150, 150, 521, heads=1, kv_heads=1), offsets([113, 37]))
+
+
+def test_triton_has_no_wide_heads() -> None:
+    arguments = *inputs(3, 3, 257), offsets([3])
+    with pytest.raises(ValueError, match="there is no Triton kernel of varlen_attention of wide heads"):
+        varlen_attention(*arguments, backend="triton")
+    with using("triton"):
+        assert torch.equal(varlen_attention(*arguments), varlen_attention(*arguments, backend="reference"))
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 3, 6])
@@ -241,7 +254,7 @@ def test_bad_arguments() -> None:
         ((q, k, v, cu_q, offsets([12])), {}, r"cu_seqlens_k is int32 \[2\] on cpu; allowed: int32 \[3\]"),
         ((q, k, v, cu_q, offsets([12, 1])), {}, r"cu_seqlens_k\[2\] is 13"),
         ((q, k, v, cu_q, cu_k), {"work": torch.zeros(3, dtype=torch.int32)}, r"work is int32 \[3\]"),
-        ((*inputs(3, 3, 257), offsets([3])), {}, "head dim is 257; allowed: 1 to 256"),
+        ((*inputs(3, 3, 0), offsets([3])), {}, "head dim is 0; allowed: at least 1"),
         (
             (q, k, v, cu_q, cu_k),
             {"key_bias": torch.zeros(10)},
