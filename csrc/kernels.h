@@ -59,6 +59,28 @@ struct NormRope {
     float* out;
 };
 
+// Results of an op that are larger than the caches are streamed past them. `next` and
+// `next_too`, where not null, are what will be read after a row.
+
+// out = norm(x) (1 + scale) + shift
+struct ModulateRow {
+    const float *x, *shift, *scale;
+    int64_t width;
+    Norm norm;
+    float eps;
+    float* out;
+    bool streams;
+    const float *next, *next_too;
+};
+
+// out = x + gate y, and the same in `copy` where that is not null
+struct GatedRow {
+    const float *x, *y, *gate;
+    int64_t width;
+    float *out, *copy;
+    bool streams;
+};
+
 // What follows a product in one row: residual + gate activation(product + bias).
 struct Finish {
     const float* bias;  // null: none
@@ -85,11 +107,9 @@ struct Kernels {
     // out = product (row_scale column_scales); whole vectors of sixteen are read of `product`.
     void (*dequantize)(const int32_t* product, float row_scale, const float* column_scales, int64_t width, float* out);
 
-    // out = norm(x) (1 + scale) + shift
-    void (*modulate)(const float* x, const float* shift, const float* scale, int64_t width, Norm norm, float eps,
-                     float* out);
-    // out = x + gate y
-    void (*gated_add)(const float* x, const float* y, const float* gate, int64_t width, float* out);
+    void (*modulate)(const ModulateRow& row);
+    void (*gated_add)(const GatedRow& row);
+    void (*finish_streams)();  // before another thread may read what was streamed
     void (*norm_rope)(const NormRope& token);
     // out = activation(norm(x) weight + bias); weight and bias may be null
     void (*norm_silu)(const float* x, const float* weight, const float* bias, int64_t width, Norm norm, bool silu,

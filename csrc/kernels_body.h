@@ -26,6 +26,7 @@ Kernels all_kernels(const char* name) {
     k.dequantize = dequantize;
     k.modulate = modulate;
     k.gated_add = gated_add;
+    k.finish_streams = finish_streams;
     k.norm_rope = norm_rope;
     k.norm_silu = norm_silu;
     k.sum_rows = sum_rows;

@@ -5,16 +5,31 @@
 #include "parallel.h"
 
 namespace packdit {
+namespace {
+
+constexpr int64_t kStreamedFloats = 1 << 23;  // of a result that no cache keeps until it is read
+
+}  // namespace
+
 void modulate(const Rows& x, const Modulation& m, const RowIndex& index, int64_t tokens, int64_t width, float* out,
               int threads) {
     require_index("modulate: row", index, tokens);
     const Kernels& k = kernels();
     parallel_ranges(threads, tokens * width * 64, tokens, [&](int64_t first, int64_t last) {
+        ModulateRow r{};
+        r.width = width;
+        r.norm = m.norm;
+        r.eps = m.eps;
+        r.streams = tokens * width >= kStreamedFloats;
         for (int64_t t = first; t < last; ++t) {
-            const int64_t row = index.row[t];
-            k.modulate(x.data + t * x.stride, m.shift.data + row * m.shift.stride, m.scale.data + row * m.scale.stride,
-                       width, m.norm, m.eps, out + t * width);
+            r.x = x.data + t * x.stride;
+            r.shift = m.shift.data + index.row[t] * m.shift.stride;
+            r.scale = m.scale.data + index.row[t] * m.scale.stride;
+            r.out = out + t * width;
+            r.next = t + 1 < last ? r.x + x.stride : nullptr;
+            k.modulate(r);
         }
+        k.finish_streams();
     });
 }
 
@@ -23,14 +38,32 @@ void gated_residual(const Rows& x, const Rows& y, const Rows& gate, const Modula
     require_index("gated_residual: row", index, tokens);
     const Kernels& k = kernels();
     parallel_ranges(threads, tokens * width * 64, tokens, [&](int64_t first, int64_t last) {
-        for (int64_t t = first; t < last; ++t) {
-            const int64_t row = index.row[t];
-            float* sum = total + t * width;
-            k.gated_add(x.data + t * x.stride, y.data + t * y.stride, gate.data + row * gate.stride, width, sum);
-            if (!m) continue;
-            k.modulate(sum, m->shift.data + row * m->shift.stride, m->scale.data + row * m->scale.stride, width,
-                       m->norm, m->eps, modulated + t * width);
+        const Buffer copy(width);
+        GatedRow g{};
+        ModulateRow r{};
+        g.width = r.width = width;
+        g.streams = r.streams = tokens * width >= kStreamedFloats;
+        if (m) {
+            g.copy = copy.data();
+            r.x = copy.data();
+            r.norm = m->norm;
+            r.eps = m->eps;
         }
+        for (int64_t t = first; t < last; ++t) {
+            g.x = x.data + t * x.stride;
+            g.y = y.data + t * y.stride;
+            g.gate = gate.data + index.row[t] * gate.stride;
+            g.out = total + t * width;
+            k.gated_add(g);
+            if (!m) continue;
+            r.shift = m->shift.data + index.row[t] * m->shift.stride;
+            r.scale = m->scale.data + index.row[t] * m->scale.stride;
+            r.out = modulated + t * width;
+            r.next = t + 1 < last ? g.x + x.stride : nullptr;
+            r.next_too = t + 1 < last ? g.y + y.stride : nullptr;
+            k.modulate(r);
+        }
+        k.finish_streams();
     });
 }
 

@@ -9,7 +9,12 @@ struct Moments {
     F16 mean, factor;
 };
 
-inline Moments moments(const float* x, int64_t width, Norm norm, float eps) {
+// Fetches line i of what will be read next, while this row keeps the processor busy.
+inline void fetch(const float* next, int64_t i) {
+    if (next) __builtin_prefetch(next + i);
+}
+
+inline Moments moments(const float* x, int64_t width, Norm norm, float eps, const float* next = nullptr) {
     if (norm == Norm::kNone) return {set(0.0f), set(1.0f)};
     const float count = static_cast<float>(width);
     F16 mean = set(0.0f);
@@ -17,23 +22,41 @@ inline Moments moments(const float* x, int64_t width, Norm norm, float eps) {
         mean = set(sum_over(width, [&](int64_t i, auto lanes) { return load(x + i, lanes); }) / count);
     }
     const float squares = sum_over(width, [&](int64_t i, auto lanes) {
+        fetch(next, i);
         const F16 centered = load(x + i, lanes) - mean;
         return centered * centered;
     });
     return {mean, set(1.0f / __builtin_sqrtf(squares / count + eps))};
 }
 
-void modulate(const float* x, const float* shift, const float* scale, int64_t width, Norm norm, float eps, float* out) {
-    const Moments m = moments(x, width, norm, eps);
-    for_vectors(width, [&](int64_t i, auto lanes) {
-        const F16 normed = (load(x + i, lanes) - m.mean) * m.factor;
-        store(out + i, fma(normed, set(1.0f) + load(scale + i, lanes), load(shift + i, lanes)), lanes);
+// Calls body with the function that puts a value in its place in `out`: by way of the caches, or past them.
+template <typename Body>
+inline void storing(bool streams, const float* out, int64_t width, Body body) {
+    if (streams && width % 16 == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0) {
+        body([](float* p, F16 value, auto) { stream(p, value); });
+    } else {
+        body([](float* p, F16 value, auto lanes) { store(p, value, lanes); });
+    }
+}
+
+void modulate(const ModulateRow& r) {
+    const Moments m = moments(r.x, r.width, r.norm, r.eps, r.next);
+    storing(r.streams, r.out, r.width, [&](auto put) {
+        for_vectors(r.width, [&](int64_t i, auto lanes) {
+            fetch(r.next_too, i);
+            const F16 normed = (load(r.x + i, lanes) - m.mean) * m.factor;
+            put(r.out + i, fma(normed, set(1.0f) + load(r.scale + i, lanes), load(r.shift + i, lanes)), lanes);
+        });
     });
 }
 
-void gated_add(const float* x, const float* y, const float* gate, int64_t width, float* out) {
-    for_vectors(width, [&](int64_t i, auto lanes) {
-        store(out + i, fma(load(gate + i, lanes), load(y + i, lanes), load(x + i, lanes)), lanes);
+void gated_add(const GatedRow& r) {
+    storing(r.streams, r.out, r.width, [&](auto put) {
+        for_vectors(r.width, [&](int64_t i, auto lanes) {
+            const F16 total = fma(load(r.gate + i, lanes), load(r.y + i, lanes), load(r.x + i, lanes));
+            put(r.out + i, total, lanes);
+            if (r.copy) store(r.copy + i, total, lanes);
+        });
     });
 }
 

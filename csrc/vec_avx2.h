@@ -26,6 +26,11 @@ inline void store(float* p, F16 a) {
     _mm256_storeu_ps(p, a.low);
     _mm256_storeu_ps(p + 8, a.high);
 }
+inline void stream(float* p, F16 a) {  // p is a multiple of 64
+    _mm256_stream_ps(p, a.low);
+    _mm256_stream_ps(p + 8, a.high);
+}
+inline void finish_streams() { _mm_sfence(); }
 inline void store(float* p, F16 a, int64_t n) {
     _mm256_maskstore_ps(p, first(n), a.low);
     _mm256_maskstore_ps(p + 8, first(n - 8), a.high);

@@ -19,6 +19,8 @@ inline __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1)
 inline F16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline F16 load(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
 inline void store(float* p, F16 a) { _mm512_storeu_ps(p, a.v); }
+inline void stream(float* p, F16 a) { _mm512_stream_ps(p, a.v); }  // p is a multiple of 64
+inline void finish_streams() { _mm_sfence(); }
 inline void store(float* p, F16 a, int64_t n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
 inline F16 load_int32(const int32_t* p) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
 // Whole numbers, -127 to 127.

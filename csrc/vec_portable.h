@@ -36,6 +36,8 @@ inline F16 load_int32(const int32_t* p) {
 inline void store_int8(int8_t* p, F16 a) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
 }
+inline void stream(float* p, F16 a) { store(p, a); }
+inline void finish_streams() {}
 inline F16 set(float x) {
     return each([=](int) { return x; });
 }

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from packdit.kernels import gated_residual, modulate
+from packdit.kernels.backend import native
 from packdit.kernels.gated_residual import gated_residual_reference
 from packdit.kernels.norm import NORMS
-from packdit.kernels.testing import assert_same_bits, check_cpu
+from packdit.kernels.testing import assert_same_bits, check_cpu, instruction_set
 
 
 def inputs(tokens: int, width: int, rows: int = 5) -> tuple[torch.Tensor, ...]:
@@ -73,6 +74,18 @@ def test_cpu_reads_strided_views() -> None:
     got = fused(*pair.split(48, 1), table[:, :48], row, *table[:, 48:].split(48, 1), backend="cpu")
     for a, b in zip(got, fused(x, y, gate, row, shift, scale, backend="cpu"), strict=True):
         assert_same_bits(a, b)
+
+
+def test_cpu_results_beyond_the_caches_have_the_same_bits() -> None:
+    """Large results are streamed past the caches."""
+    x, y, gate, row, shift, scale = inputs(2**13 + 9, 1024)
+    halves = [slice(4000), slice(4000, None)]
+    parts = [fused(x[i], y[i], gate, row[i], shift, scale, backend="cpu") for i in halves]
+    for name in native().isas()[:2]:
+        with instruction_set(name):
+            whole = fused(x, y, gate, row, shift, scale, backend="cpu")
+            for got, expected in zip(whole, zip(*parts, strict=True), strict=True):
+                assert_same_bits(got, torch.cat(expected), name)
 
 
 def test_bad_arguments() -> None:

@@ -3,9 +3,10 @@ import torch
 import torch.nn.functional as F
 
 from packdit.kernels import modulate
+from packdit.kernels.backend import native
 from packdit.kernels.modulate import modulate_reference
 from packdit.kernels.norm import NORMS
-from packdit.kernels.testing import assert_same_bits, check_cpu
+from packdit.kernels.testing import assert_same_bits, check_cpu, instruction_set
 
 
 def inputs(tokens: int, width: int, rows: int = 5) -> tuple[torch.Tensor, ...]:
@@ -60,6 +61,16 @@ def test_cpu_rows_depend_on_nothing_else() -> None:
     assert whole[500].isnan().all()
     assert whole[501].isnan().all()
     assert whole[502:].isfinite().all()
+
+
+def test_cpu_results_beyond_the_caches_have_the_same_bits() -> None:
+    """Large results are streamed past the caches, where rows are whole lines of them."""
+    for width in (1024, 1000):
+        x, shift, scale, row = inputs(2**23 // width + 9, width)
+        parts = [modulate(x[i], shift, scale, row[i], backend="cpu") for i in (slice(4000), slice(4000, None))]
+        for name in native().isas()[:2]:
+            with instruction_set(name):
+                assert_same_bits(modulate(x, shift, scale, row, backend="cpu"), torch.cat(parts), name)
 
 
 def test_bad_arguments() -> None:
