@@ -93,4 +93,4 @@ def first_channels(request: CompleteRequest, grid: Grid, vae: StreamingVAE) -> T
 
 def _pixels(frames: np.ndarray) -> Tensor:
     """uint8 [n, h, w, 3] -> [3, n, h, w] in -1..1."""
-    return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
+    return torch.tensor(frames).permute(3, 0, 1, 2).float() / 127.5 - 1

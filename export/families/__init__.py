@@ -44,7 +44,20 @@ KINDS = {
 """A kind of component -> its classes, as config.json names them -> the file of this package, whose name is also the
 family of a bundle that holds a component alone."""
 
-PIPELINES = {"ShapesPipeline": ("shapes", "shapes:describe")}
+PIPELINES = {
+    "ShapesPipeline": ("shapes", "shapes:describe"),
+    "WanPipeline": ("wan", "pipelines:wan"),
+    "WanImageToVideoPipeline": ("wan", "pipelines:wan"),
+    "DiTPipeline": ("dit", "pipelines:dit"),
+    "LattePipeline": ("latte", "pipelines:latte"),
+    "CogVideoXPipeline": ("cogvideox", "pipelines:cogvideox"),
+    "CogVideoXImageToVideoPipeline": ("cogvideox", "pipelines:cogvideox"),
+    "LTXPipeline": ("ltx", "pipelines:ltx"),
+    "LTXImageToVideoPipeline": ("ltx", "pipelines:ltx"),
+    "HunyuanVideoPipeline": ("hunyuan_video", "pipelines:hunyuan_video"),
+    "StableDiffusion3Pipeline": ("sd3", "pipelines:sd3"),
+    "FluxPipeline": ("flux", "pipelines:flux"),
+}
 """A pipeline's class in model_index.json -> its family, and the function that describes it, as file:function."""
 
 Describe = Callable[[dict[str, Any], dict[str, dict[str, Any]]], dict[str, Any]]
