@@ -73,9 +73,9 @@ def check_tensors(bundle: Bundle, part: Component, pieces: Sequence[Piece]) -> N
     files = bundle.description["components"][part.name]["weights"]
     stored = {name: tensor for file in files for name, tensor in read_header(bundle.path(file)).items()}
     for piece in pieces:
-        written = stored[piece.target].read().view(-1)
         start = 0
         for made in piece.parts():
+            written = stored[piece.target].read().view(-1)  # mapped anew: what was compared leaves memory
             if not torch.equal(made, written[start : start + made.numel()]):
                 raise ValueError(
                     f"the {part.title}'s tensor {quote(piece.target)} was not written as its source makes it"

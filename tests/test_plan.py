@@ -1,142 +1,130 @@
-"""The pack planner against a plain-Python one, and the part of the runtime that must not need torch."""
+"""A plan is made of headers alone, and finds what is wrong before anything is written."""
 
-import random
-import subprocess
-import sys
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from packdit.runtime.plan import make_plan, work_table
+from packdit.export import plan as plans
+from packdit.export.entry import Entry, rows
+from packdit.export.plan import Piece, plan, renamed
+from packdit.export.source import Component, Stored, read_component, read_header
 
-INT32_MAX = 2**31 - 1
-
-
-def reference_taken(lengths: list[int], sequences: list[int], budget: int, max_segments: int) -> list[int]:
-    taken: list[int] = []
-    tokens = segments = 0
-    for i, (length, count) in enumerate(zip(lengths, sequences, strict=True)):
-        fits = tokens + length * count <= budget and segments + count <= max_segments
-        if fits or i == 0:
-            taken.append(i)
-            tokens += length * count
-            segments += count
-    return taken
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def random_case(rng: random.Random) -> tuple[list[int], list[int], int, int]:
-    longest = rng.choice([0, 1, 7, 300])
-    count = rng.randrange(12)
-    lengths = [rng.randint(0, longest) for _ in range(count)]
-    sequences = [rng.randint(1, 2) for _ in range(count)]
-    return lengths, sequences, rng.randint(1, 1000), rng.randint(2, 12)
+@pytest.fixture
+def folder(pipeline_dir: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(pipeline_dir / "transformer", tmp_path / "transformer")
 
 
-def check_plan(lengths: list[int], sequences: list[int], budget: int, max_segments: int) -> None:
-    plan = make_plan(lengths, sequences, budget, max_segments)
-    taken = reference_taken(lengths, sequences, budget, max_segments)
-    segments = [(i, branch) for i in taken for branch in range(sequences[i])]
-    sizes = [lengths[i] for i, _ in segments]
-    assert list(plan.samples) == taken
-    assert list(zip(plan.segment_sample.tolist(), plan.segment_branch.tolist(), strict=True)) == segments
-    np.testing.assert_array_equal(plan.cu_seqlens, np.cumsum([0, *sizes]))
-    np.testing.assert_array_equal(plan.token_segment, np.repeat(np.arange(len(sizes)), np.array(sizes, dtype=int)))
-    assert (plan.num_segments, plan.num_tokens) == (len(segments), sum(sizes))
-    assert plan.num_segments <= max_segments
-    assert plan.num_tokens <= budget or plan.samples == (0,)
-    for array in (plan.segment_sample, plan.segment_branch, plan.cu_seqlens, plan.token_segment):
-        assert array.dtype == np.int32
+@pytest.fixture
+def store(tmp_path: Path) -> Callable[..., list[Stored]]:
+    """Writes tensors into a file."""
+
+    def call(*tensors: Tensor) -> list[Stored]:
+        save_file({str(i): t for i, t in enumerate(tensors)}, tmp_path / "some.safetensors")
+        return [read_header(tmp_path / "some.safetensors")[str(i)] for i in range(len(tensors))]
+
+    return call
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_matches_the_reference(seed: int) -> None:
-    rng = random.Random(seed)
-    for _ in range(100):
-        check_plan(*random_case(rng))
+def piece(sources: list[Stored], shape: tuple[int, ...], dtype: torch.dtype, make: Any = rows) -> Piece:
+    return Piece(target="some", shape=shape, dtype=dtype, make=make, sources=tuple(sources))
 
 
-def test_takes_whatever_still_fits() -> None:
-    plan = make_plan([50, 60, 20, 30, 1], [2, 1, 1, 1, 2], budget=150, max_segments=8)
-    assert plan.samples == (0, 2, 3)
+def refusal(component: Component) -> str:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the caller looks at the message
+        plan(component, torch.float32)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert len(message) <= 300, message
+    return message
 
 
-def test_a_guided_sample_is_never_split() -> None:
-    plan = make_plan([4, 4, 4], [2, 2, 1], budget=100, max_segments=3)
-    assert plan.samples == (0, 2)
-    assert plan.segment_sample.tolist() == [0, 0, 2]
-    assert plan.segment_branch.tolist() == [0, 1, 0]
+def test_nothing_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(stored: Stored) -> Tensor:
+        raise AssertionError("a tensor was read")
+
+    monkeypatch.setattr(Stored, "read", read)
+    made = {p.target: p for p in plan(read_component(folder), torch.bfloat16)}
+    assert made["modulation.weight"].shape == ((2 * 6 + 2) * 44, 44)
+    assert made["modulation.weight"].num_bytes == 2 * 14 * 44 * 44
+    assert {p.dtype for p in made.values()} == {torch.bfloat16}
 
 
-def test_an_oversize_first_sample_runs_alone() -> None:
-    plan = make_plan([500, 0, 1], [2, 1, 1], budget=100, max_segments=8)
-    assert plan.samples == (0,)
-    assert plan.cu_seqlens.tolist() == [0, 500, 1000]
-
-
-def test_no_samples_is_an_empty_plan() -> None:
-    plan = make_plan([], [], budget=1, max_segments=2)
-    assert plan.samples == ()
-    assert plan.cu_seqlens.tolist() == [0]
-
-
-def test_empty_segments_keep_their_place() -> None:
-    plan = make_plan([0, 3, 0], [1, 1, 2], budget=10, max_segments=8)
-    assert plan.cu_seqlens.tolist() == [0, 0, 3, 3, 3]
-    assert plan.token_segment.tolist() == [1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("lengths", "sequences", "budget", "max_segments", "message"),
-    [
-        ([5, -1], [1, 1], 10, 2, "length of sample 1 is -1"),
-        ([INT32_MAX + 1], [1], 10, 2, "length of sample 0 is 2147483648"),
-        ([INT32_MAX], [2], 10, 2, "tokens of the first sample is 4294967294"),
-        ([5], [0], 10, 2, "number of sequences of sample 0 is 0; allowed: 1 to 2"),
-        ([5], [3], 10, 2, "number of sequences of sample 0 is 3; allowed: 1 to 2"),
-        ([5], [1], 0, 2, "token budget is 0"),
-        ([5], [1], INT32_MAX + 1, 2, "token budget is 2147483648"),
-        ([5], [1], 10, 1, "max_segments is 1; allowed: 2 to 2147483647"),
-        ([5, 6], [1], 10, 2, "got 2 lengths and 1 sequence counts"),
-    ],
-)
-def test_refuses_bad_input(
-    lengths: list[int], sequences: list[int], budget: int, max_segments: int, message: str
+def test_rows_are_converted_source_by_source_and_part_by_part(
+    store: Callable[..., list[Stored]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_plan(lengths, sequences, budget, max_segments)
+    monkeypatch.setattr(plans, "CHUNK", 4)
+    tensors = [torch.randn(2, 3), torch.randn(1, 3)]
+    some = piece(store(*tensors), (3, 3), torch.float16)
+    parts = list(some.parts())
+    assert [len(part) for part in parts] == [4, 2, 3]
+    assert torch.equal(torch.cat(parts).view(3, 3), torch.cat(tensors).half())
+    assert torch.equal(some.exact(), torch.cat(tensors))
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_work_table_covers_every_block_once_longest_first(seed: int) -> None:
-    rng = random.Random(seed)
-    sizes = [rng.choice([0, 1, 15, 16, 17, rng.randrange(400)]) for _ in range(rng.randrange(10))]
-    block = rng.choice([1, 16, 64])
-    longest_first = sorted(range(len(sizes)), key=lambda s: -sizes[s])
-    expected = [(s, b) for s in longest_first for b in range(-(-sizes[s] // block))]
-    table = work_table(np.cumsum([0, *sizes]).astype(np.int32), block)
-    assert table.dtype == np.int32
-    assert table.shape == (len(expected), 2)
-    assert [tuple(entry) for entry in table.tolist()] == expected
-
-
-@pytest.mark.parametrize(
-    ("cu_seqlens", "block", "message"),
-    [
-        ([], 16, "cu_seqlens is empty"),
-        ([1, 2], 16, "first entry of cu_seqlens is 1"),
-        ([0, 5, 4], 16, "entry 2 of cu_seqlens is 4; allowed: 5 to"),
-        ([0, INT32_MAX + 1], 16, "entry 1 of cu_seqlens is 2147483648"),
-        ([0, 5], 0, "block is 0"),
-    ],
-)
-def test_work_table_refuses_bad_input(cu_seqlens: list[int], block: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        work_table(cu_seqlens, block)
+def test_a_tensor_is_made_before_it_is_rounded(store: Callable[..., list[Stored]]) -> None:
+    halves = [torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([2.0**-9], dtype=torch.bfloat16)]
+    some = piece(store(*halves), (1,), torch.float32, lambda tensors: tensors[0] + tensors[1])
+    assert next(some.parts()).item() == 1 + 2.0**-9
+    wide = piece(store(torch.tensor([1 + 1e-12], dtype=torch.float64)), (1,), torch.float32)
+    assert wide.exact().item() == 1 + 1e-12
 
 
 @pytest.mark.parametrize(
-    "module", ["packdit.kernels", "packdit.runtime.plan", "packdit.runtime.request", "packdit.runtime.scheduler"]
+    ("value", "said"), [(70_000.0, "too large for float16"), (float("nan"), "NaN or inf"), (float("inf"), "NaN or inf")]
 )
-def test_loads_without_torch(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_values_that_cannot_be_stored(store: Callable[..., list[Stored]], value: float, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^the tensor 'some' has values that are {said}"):
+        list(piece(store(torch.tensor([1.0, value])), (2,), torch.float16).parts())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.uint8, torch.int64, torch.bool])
+def test_quantized_tensors(folder: Path, dtype: torch.dtype) -> None:
+    weights = load_file(folder / WEIGHTS)
+    weights["time1.weight"] = weights["time1.weight"].to(dtype)
+    save_file(weights, folder / WEIGHTS)
+    said = refusal(read_component(folder))
+    assert said.startswith("the transformer's tensor 'time1.weight' is stored as ")
+    assert "quantized weights are not read; use the checkpoint in float32, float16 or bfloat16" in said
+
+
+def test_a_config_that_contradicts_the_tensors(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "text_width": 23}))
+    assert "config and tensors contradict one another: 'text1.weight' (44, 24) cannot make 'text1.weight' (44, 23)" in (
+        refusal(read_component(folder))
+    )
+
+
+def test_names_in_more_than_one_spelling(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    component = read_component(folder)
+    prefixed = {f"model.{name}": stored for name, stored in component.tensors.items()} | {"step": Stored}
+    other = replace(component, tensors=prefixed)
+    assert "lacks the tensor" in refusal(other)
+    monkeypatch.setattr(component.module, "RENAMED", ((r"^model\.", ""),), raising=False)
+    assert "nothing uses: 'step'" in refusal(other)
+    monkeypatch.setattr(component.module, "IGNORED", (r"^step$",), raising=False)
+    assert [p.sources for p in plan(other, torch.float32)] == [p.sources for p in plan(component, torch.float32)]
+    both = replace(other, tensors={**prefixed, "time1.bias": prefixed["model.time2.bias"]})
+    assert renamed(both)["time1.bias"].key == "time2.bias"  # its own name goes first
+
+
+def test_entries_that_do_not_make_the_model_are_a_mistake_of_ours(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    component = read_component(folder)
+    entries = component.module.entries
+    monkeypatch.setattr(component.module, "entries", lambda config: [*entries(config), Entry("more", ("novel",))])
+    novel = replace(component, tensors={**component.tensors, "novel": component.tensors["time1.bias"]})
+    with pytest.raises(AssertionError, match=r"entries and model differ: .'more'"):
+        plan(novel, torch.float32)
