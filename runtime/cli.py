@@ -112,7 +112,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1 is off.")] = None,
     negative: Annotated[str, typer.Option(metavar="TEXT", help="What not to show.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the first prompt; the next ones take seed+1, seed+2 ...")] = 0,
-    sampler: Annotated[str | None, typer.Option(help="euler, heun, dpmpp_2m or unipc.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="euler, heun, dpmpp_2m, unipc or the model's default.")] = None,
     image: Annotated[list[str] | None, typer.Option(metavar="FILE[@FRAME]", help=_IMAGE_HELP)] = None,
     video: Annotated[str | None, typer.Option(metavar="FILE", help="A video whose first frames to begin with.")] = None,
     strength: Annotated[float | None, typer.Option(help="How closely to keep --image and --video, 0 to 1.")] = None,
