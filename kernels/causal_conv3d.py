@@ -43,10 +43,12 @@ def carried(past: Tensor | None, x: Tensor, kt: int, st: int) -> Tensor:
     """
     if st > kt:
         raise ValueError(f"carried: stride is {st}; allowed: at most the kernel's {kt} frames")
-    before = x.new_zeros(kt - 1, *x.shape[1:]) if past is None else past
-    total = before.shape[0] + x.shape[0]
-    first = st * max((total - kt) // st + 1, 0)
-    return torch.cat((before, x))[first:].clone()
+    before = kt - 1 if past is None else past.shape[0]
+    keep = before + x.shape[0] - st * max((before + x.shape[0] - kt) // st + 1, 0)
+    if keep <= x.shape[0]:
+        return x[x.shape[0] - keep :].clone()
+    older = x.new_zeros(kt - 1, *x.shape[1:]) if past is None else past
+    return torch.cat((older[before + x.shape[0] - keep :], x))
 
 
 def same_padding(height: int, width: int) -> Padding:

@@ -1,11 +1,13 @@
 """The VAE as a stream: frames out before the last latent is in, with memory that does not grow with duration.
 
 Latents [C, T, H, W] are what the VAE itself speaks; `normalize` and `denormalize` go to and from what the transformer
-works on. Every chunk's result is the whole clip's, bit for bit on the CPU (models/shapes_vae.py says why).
+works on. Chunks give the whole clip's result, bit for bit on the CPU, wherever the model's own norms do not span
+frames; where they do, chunks are diffusers' own (the files of models/ say which).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.backend import using
-from .models.layers import Stream
-from .request import quote
+from .models.vae import END, Stream, VideoVAE
+from .tiles import Tiles
 
 
 class StreamingVAE:
@@ -23,17 +25,12 @@ class StreamingVAE:
     def __init__(
         self, model: Any, config: dict[str, Any], device: torch.device, dtype: torch.dtype, backend: str | None
     ) -> None:
-        self.model, self.device, self.dtype, self.backend = model, device, dtype, backend
-        self.latent_channels: int = config["latent_channels"]
-        self.mean = self._statistic(config, "latents_mean")
-        self.std = self._statistic(config, "latents_std")
-
-    def _statistic(self, config: dict[str, Any], name: str) -> Tensor:
-        """[channels, 1, 1, 1]; ValueError where the config has no number for each channel."""
-        values = config.get(name)
-        if not isinstance(values, list) or len(values) != self.latent_channels or set(map(type, values)) - {int, float}:
-            raise ValueError(f"the VAE's {name} must be {self.latent_channels} numbers, got {quote(values)}")
-        return torch.tensor(values, dtype=torch.float32, device=self.device).view(-1, 1, 1, 1)
+        self.model: VideoVAE = model
+        self.device, self.dtype, self.backend = device, dtype, backend
+        self.latent_channels = self.model.latent_channels
+        self.mean, self.std = (
+            values.detach().float().to(device).view(-1, 1, 1, 1) for values in self.model.normalization(config)
+        )
 
     def latent_grid(self, width: int, height: int, frames: int) -> tuple[int, int, int]:
         """(t, y, x) of the latent of a clip."""
@@ -47,36 +44,69 @@ class StreamingVAE:
         """The transformer's latent -> the VAE's."""
         return z.to(self.device) * self.std + self.mean
 
-    @torch.inference_mode()
-    def encode(self, video: Tensor) -> Tensor:
-        """[3, frames, height, width] in -1..1, 1 + k * group frames -> latent [C, 1 + k, H, W] in float32."""
-        if video.ndim != 4 or video.shape[0] != 3 or 0 in video.shape or (video.shape[1] - 1) % self.model.group:
-            raise ValueError(f"a video must be [3, 1 + {self.model.group}k, height, width], got {list(video.shape)}")
-        if video.shape[2] % self.model.factor or video.shape[3] % self.model.factor:
-            raise ValueError(f"height and width must be multiples of {self.model.factor}, got {list(video.shape[2:])}")
-        stream: Stream = {}
-        groups = video.split([1] + [self.model.group] * ((video.shape[1] - 1) // self.model.group), dim=1)
-        with using(self.backend):
-            parts = [self.model.encoder(self._pixels(group), stream) for group in groups]
-        return torch.cat(parts).permute(3, 0, 1, 2).float().contiguous()
+    def encode(self, video: Tensor, *, tile: int | None = None) -> Tensor:
+        """[3, frames, height, width] in -1..1, 1 + k * group frames -> latent [C, 1 + k, H, W] in float32.
 
-    def _pixels(self, x: Tensor) -> Tensor:
-        """[C, T, H, W] -> [T, H, W, C] on this VAE's device."""
-        return x.permute(1, 2, 3, 0).to(self.device, self.dtype).contiguous()
+        `tile` as in `stream`. The mean of the distribution, which diffusers calls its mode.
+        """
+        self._check_video(video)
+        tiles = self._tiles(video.shape[2] // self.model.factor, video.shape[3] // self.model.factor, tile)
+        chunks = self.model.pixel_chunks(video.shape[1])
+        parts = self._run(self.model.encoder, video, chunks, tiles, {}, (self.model.factor, 1))
+        return torch.cat([part[..., : self.latent_channels] for part in parts]).permute(3, 0, 1, 2).float().contiguous()
 
-    def stream(self, latent: Tensor) -> Iterator[Tensor]:
-        """Latent [C, T, H, W] -> chunks of pixels [n, height, width, 3] in -1..1: one frame, then groups."""
-        carried: Stream = {}
-        for frame in latent.split(1, dim=1):
-            with torch.inference_mode(), using(self.backend):
-                chunk: Tensor = self.model.decoder(self._pixels(frame), carried)
-            yield chunk
+    def _check_video(self, video: Tensor) -> None:
+        group, factor = self.model.group, self.model.factor
+        if video.ndim != 4 or video.shape[0] != 3 or 0 in video.shape or (video.shape[1] - 1) % group:
+            raise ValueError(f"a video must be [3, 1 + {group}k, height, width], got {list(video.shape)}")
+        if video.shape[2] % factor or video.shape[3] % factor:
+            raise ValueError(f"height and width must be multiples of {factor}, got {list(video.shape[2:])}")
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """Latent [C, T, H, W] -> video [3, frames, height, width] in -1..1 (float32)."""
+    def stream(self, latent: Tensor, *, tile: int | None = None, **conditions: Any) -> Iterator[Tensor]:
+        """Latent [C, T, H, W] -> chunks of pixels [n, height, width, 3] in -1..1, the first of them first.
+
+        A chunk may be empty where the model looks ahead. Frames wider or higher than `tile` pixels are decoded in
+        tiles of that side, whose edges are blended: less memory and another result, which a warning says. conditions:
+        what the model's decoder takes beside latents (`VideoVAE.begin`).
+        """
         if latent.ndim != 4 or latent.shape[0] != self.latent_channels or 0 in latent.shape:
             raise ValueError(f"a latent must be [{self.latent_channels}, T, H, W], not empty, got {list(latent.shape)}")
-        return torch.cat(list(self.stream(latent))).permute(3, 0, 1, 2).float().contiguous()
+        tiles, chunks = self._tiles(*latent.shape[2:], tile), self.model.latent_chunks(latent.shape[1])
+        return self._run(self.model.decoder, latent, chunks, tiles, conditions, (1, self.model.factor))
+
+    def decode(self, latent: Tensor, *, tile: int | None = None, **conditions: Any) -> Tensor:
+        """Latent [C, T, H, W] -> video [3, frames, height, width] in -1..1 (float32); arguments as in `stream`."""
+        return torch.cat(list(self.stream(latent, tile=tile, **conditions))).permute(3, 0, 1, 2).float().contiguous()
+
+    def _tiles(self, height: int, width: int, tile: int | None) -> Tiles | None:
+        """The tiles of a latent of this size; None where whole frames are small enough."""
+        if tile is None or max(height, width) * self.model.factor <= tile:
+            return None
+        warnings.warn(f"frames are in tiles of {tile} pixels, which is not equal to whole frames", stacklevel=3)
+        return Tiles.of(height, width, tile // self.model.factor)
+
+    def _run(
+        self,
+        half: torch.nn.Module,
+        clip: Tensor,
+        chunks: list[slice],
+        tiles: Tiles | None,
+        conditions: dict[str, Any],
+        scales: tuple[int, int],
+    ) -> Iterator[Tensor]:
+        """What `half` makes of each chunk of a clip [C, T, H, W]. Nothing is computed before it is asked for."""
+        streams: list[Stream] = [self.model.begin(**conditions) for _ in (tiles.places if tiles else [None])]
+        for chunk in chunks:
+            frames = clip[:, chunk].permute(1, 2, 3, 0).to(self.device, self.dtype).contiguous()
+            for stream in streams:
+                if self.model.looks_ahead and chunk is chunks[-1]:
+                    stream[END] = True
+            with torch.inference_mode(), using(self.backend):
+                if tiles is None:
+                    out: Tensor = half(frames, streams[0])
+                else:
+                    out = tiles.blend(lambda number, part: half(part, streams[number]), frames, *scales)
+            yield out
 
 
 def to_bytes(pixels: Tensor) -> Tensor:

@@ -91,6 +91,32 @@ def test_sizes(vae: StreamingVAE) -> None:
     assert vae.decode(random_latent(5, 8, 12)).shape == (3, 17, 64, 96)
 
 
+def test_tiles_are_blended_and_say_so(vae: StreamingVAE) -> None:
+    latent, video = random_latent(3, 4, 9), random_video(5, 32, 72)
+    whole_frames, whole_latent = vae.decode(latent, tile=72), vae.encode(video, tile=72)
+    with pytest.warns(UserWarning, match="frames are in tiles of 40 pixels, which is not equal to whole frames"):
+        frames = vae.decode(latent, tile=40)
+    with pytest.warns(UserWarning, match="frames are in tiles of 40 pixels"):
+        encoded = vae.encode(video, tile=40)
+    for got, want in ((frames, whole_frames), (encoded, whole_latent)):
+        assert got.shape == want.shape
+        assert 0 < (got - want).abs().mean() < 0.5 * want.abs().mean()
+    with pytest.warns(UserWarning, match="tiles"), pytest.raises(ValueError, match="at least 2 latents, got 1"):
+        vae.decode(latent, tile=15)
+
+
+def test_far_from_a_seam_tiles_are_whole_frames(vae: StreamingVAE) -> None:
+    latent = random_latent(1, 2, 24)
+    with pytest.warns(UserWarning, match="tiles"):
+        got = vae.decode(latent, tile=16 * 8)
+    torch.testing.assert_close(got[..., : 5 * 8], vae.decode(latent)[..., : 5 * 8])
+
+
+def test_conditions_that_the_model_has_not(vae: StreamingVAE) -> None:
+    with pytest.raises(TypeError, match="timestep"):
+        vae.decode(random_latent(1, 2, 2), timestep=0.0)
+
+
 def test_normalizing_goes_there_and_back(vae: StreamingVAE) -> None:
     latent = random_latent(2, 4, 4)
     normal = vae.normalize(latent)

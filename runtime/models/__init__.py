@@ -11,7 +11,10 @@ TRANSFORMERS = {
     "ShapesVideoDiT": ".shapes:ShapesTransformer",
     "WanTransformer3DModel": ".wan:WanTransformer",
 }
-VAES = {"ShapesVideoVAE": ".shapes_vae:ShapesVAE"}
+VAES = {
+    "ShapesVideoVAE": ".shapes_vae:ShapesVAE",
+    "AutoencoderKLWan": ".wan_vae:WanVAE",
+}
 
 
 def transformer_class(name: str) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ...kernels import carried, causal_conv3d, linear, modulate, norm_silu
 
-Stream = dict[str, Tensor]
-"""The frames that each causal convolution of a model carries to the next chunk, by the convolution's name."""
+Stream = dict[Any, Any]
+"""What one chunk of a clip leaves for the next: each part's own, under the part itself or its name."""
 
 
 class Wide(nn.Parameter):

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .layers import CausalConv3d, Linear, NormSilu, Stream
+from .vae import VideoVAE
 
 
 def _space(name: str, cin: int, cout: int, stride: int = 1) -> CausalConv3d:
@@ -97,7 +98,7 @@ class Decoder(nn.Module):
         return shuffle(self.conv_out(self.norm_out(x), stream), 4)
 
 
-class ShapesVAE(nn.Module):
+class ShapesVAE(VideoVAE):
     """Both halves."""
 
     group, factor = 4, 8  # pixel frames of a latent frame after the first, pixels of a latent's side
