@@ -84,7 +84,7 @@ class Compiler:
 def attention(dtype: torch.dtype, head_dim: int, causal: bool) -> None:
     q, k, v = torch.empty(TOKENS, 3, HEADS, head_dim, dtype=dtype).unbind(1)
     offsets, work = torch.zeros(2, dtype=torch.int32), torch.zeros(1, 2, dtype=torch.int32)
-    launch_attention(q, k, v, offsets, offsets, work, causal, 1.0, QUERY_BLOCK)
+    launch_attention(q, k, v, offsets, offsets, work, causal, 1.0, None, QUERY_BLOCK)
 
 
 def rope(layout: str, across_heads: bool) -> None:

@@ -1,10 +1,12 @@
 """The Triton kernel of `varlen_attention`: flash attention forward (arXiv 2205.14135, algorithm 1) over segments.
 
-Apart from its reference because Triton is optional and a kernel needs it to be defined. A program takes one entry of
-the work table, a block of queries of one segment, for one head, and goes over that segment's keys in order. It reads
-through pointers and no row of another segment, so that not even a NaN of a neighbour reaches it; and its order of
-operations follows from the widths, the dtype and the segment alone, so a segment's result does not depend on its
-companions.
+Apart from its reference because Triton is optional and a kernel needs it to be defined. A program computes a block of
+queries of one segment for one head. It reads through pointers and no row of another segment, so that not even a NaN of
+a neighbour reaches it; and its order of operations follows from the widths, the dtype and the segment alone, so a
+segment's result does not depend on its companions.
+
+Programs are numbered segment by segment in the order of the work table, within a segment head by head: the longest
+segments of all heads start first, so that the last wave is full, and blocks that share keys run side by side.
 """
 
 import math
@@ -15,55 +17,227 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .backend import interpreted
+from .tuning import Tuned, current_arch
 
 LOG2_E = 1.4426950408889634
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionKey:
+    """What the cut may depend on."""
+
+    arch: int
+    dtype: torch.dtype
+    head_dim: int
+    causal: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tiles:
-    """How a program cuts its work. block_m divides QUERY_BLOCK."""
+    """How a program cuts its work: queries, keys at a time. block_m divides QUERY_BLOCK.
+
+    max_registers None: as many a thread as the compiler likes, which may spill to fit more programs on the chip.
+    """
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
+    max_registers: int | None = None
 
 
-def tiles(padded_dim: int, dtype: torch.dtype, arch: int) -> Tiles:
-    """For a GPU of compute capability arch (90 is Hopper). Not lengths: they must not change a segment's bits.
-
-    Not timed on a GPU yet: large tiles that compile without spills and fit the chip's shared memory.
-    """
-    if dtype == torch.float32:
-        if padded_dim > 128:
-            return Tiles(block_m=16, block_n=16, num_warps=4, num_stages=1)
-        return Tiles(block_m=64 if padded_dim <= 64 else 32, block_n=32, num_warps=8, num_stages=1)
-    if padded_dim > 128:
-        return Tiles(block_m=64, block_n=32, num_warps=4 if wide_products(arch) else 8, num_stages=2)
-    block_n = 64 if padded_dim <= 64 or wide_products(arch) else 32
-    return Tiles(block_m=128, block_n=block_n, num_warps=8, num_stages=2)
+Blocks = tuple[tuple[int, int], tuple[int, int]]
+# Queries and keys of a tile, without and with a causal mask, for heads of at most 64, 128 and 256 columns. Unverified:
+# not timed on a GPU yet, the largest that compile without spills and fit the chip's shared memory.
+HOPPER: tuple[Blocks, ...] = (((128, 128), (128, 64)), ((128, 128), (128, 64)), ((128, 32), (64, 32)))
+BLACKWELL: tuple[Blocks, ...] = (((128, 64), (128, 64)), ((128, 64), (128, 64)), ((64, 64), (64, 64)))
+OTHERS: tuple[Blocks, ...] = (((128, 64), (128, 32)), ((128, 32), (64, 32)), ((64, 16), (64, 16)))
+FLOAT32: tuple[Blocks, ...] = (((64, 32), (32, 32)), ((32, 32), (16, 16)), ((16, 16), (16, 16)))
 
 
-def wide_products(arch: int) -> bool:
-    """Whether matrix products read shared memory rather than registers: Hopper's wgmma, Blackwell's tcgen05."""
-    return 90 <= arch < 120
+def rule(key: AttentionKey) -> Tiles:
+    """The tables above. Of the consumer's Blackwell, sm_120, products read registers, as before Hopper."""
+    columns, wide = sum(split_dim(key.head_dim, key.dtype)), key.dtype == torch.float32
+    table = FLOAT32 if wide else HOPPER if key.arch == 90 else BLACKWELL if 100 <= key.arch < 120 else OTHERS
+    block_m, block_n = table[(columns > 64) + (columns > 128)][key.causal]
+    stages, registers = (1, 255) if wide else (2, None)
+    return Tiles(block_m=block_m, block_n=block_n, num_warps=8, num_stages=stages, max_registers=registers)
 
 
-def current_arch() -> int:
-    """The compute capability of the GPU that kernels are compiled for; Hopper's under the interpreter."""
-    return 90 if interpreted() else triton.runtime.driver.active.get_current_target().arch
+def candidates(key: AttentionKey) -> list[Tiles]:
+    """What a sweep should time."""
+    if key.dtype == torch.float32:
+        return []
+    shapes = [(128, 128, 8), (128, 64, 8), (128, 32, 8), (64, 128, 4), (64, 64, 4), (64, 32, 4), (128, 64, 4)]
+    return [
+        Tiles(block_m=m, block_n=n, num_warps=warps, num_stages=stages) for m, n, warps in shapes for stages in (2, 3)
+    ]
+
+
+tiles = Tuned("attention", rule, candidates)
+
+
+def split_dim(head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
+    """A head's columns as two powers of two, or one and 0: 80 is 64 and 16, 96 is 64 and 32 (but not in float32)."""
+    least = 32 if dtype.itemsize == 1 else 16  # columns of one matrix instruction
+    padded = max(least, triton.next_power_of_2(head_dim))
+    wide = padded // 2
+    tail = max(least, triton.next_power_of_2(max(head_dim - wide, 1)))
+    return (wide, tail) if dtype.itemsize < 4 and wide >= least and wide + tail < padded else (padded, 0)
 
 
 @triton.jit
+def fill_outside(
+    out: tl.tensor,
+    cu_seqlens: tl.tensor,
+    num_segments: int,
+    num_tokens: int,
+    spare: int,
+    place: int,
+    num_heads: tl.constexpr,
+    head_dim: tl.constexpr,
+    columns: tl.constexpr,
+    query_block: tl.constexpr,
+    block_m: tl.constexpr,
+) -> None:  # zeros to a block of rows that lie in no segment; there are at least as many spare entries as such blocks
+    parts: tl.constexpr = query_block // block_m
+    first = tl.load(cu_seqlens)
+    end = tl.load(cu_seqlens + num_segments)
+    outside = spare * query_block + place % parts * block_m + tl.arange(0, block_m)
+    row = tl.where(outside < first, outside, end + outside - first)
+    column = tl.arange(0, columns)[None, :]
+    target = out + (row.to(tl.int64)[:, None] * num_heads + place // parts) * head_dim + column
+    zeros = tl.zeros([block_m, columns], out.dtype.element_ty)
+    tl.store(target, zeros, (row < num_tokens)[:, None] & (column < head_dim))
+
+
+@triton.jit
+def load_block(
+    pointers: tl.tensor, rows: tl.tensor, columns: tl.tensor, ragged: tl.constexpr, padded: tl.constexpr
+) -> tl.tensor:  # zeros where a row does not exist, which may be where ragged, and beyond the head where padded
+    if ragged and padded:
+        return tl.load(pointers, rows[:, None] & columns[None, :], other=0.0)
+    if ragged:
+        return tl.load(pointers, rows[:, None], other=0.0)
+    if padded:
+        return tl.load(pointers, columns[None, :], other=0.0)
+    return tl.load(pointers)
+
+
+@triton.jit
+def spoil(
+    target: tl.tensor,
+    stored: tl.tensor,
+    v: tl.tensor,
+    stride: int,
+    first: int,
+    end: int,
+    last_key: tl.tensor,
+    head_dim: tl.constexpr,
+) -> None:  # to stored rows of the output adds what is not finite in the values first to end, where a query sees it
+    tl.debug_barrier()  # other threads have stored what this one loads
+    for start in range(0, head_dim, 16):
+        column = start + tl.arange(0, 16)
+        mask = stored[:, None] & (column < head_dim)[None, :]
+        total = tl.load(target + column[None, :], mask, other=0.0).to(tl.float32)
+        for key in range(first, end):
+            value = tl.load(v + tl.cast(key, tl.int64) * stride + column, column < head_dim, other=0.0).to(tl.float32)
+            value = tl.where(tl.abs(value) < float("inf"), 0.0, value)
+            total += tl.where((key <= last_key)[:, None], value[None, :], 0.0)
+        tl.store(target + column[None, :], total.to(target.dtype.element_ty), mask)
+
+
+@triton.jit
+def attend(
+    q_wide: tl.tensor,
+    q_tail: tl.tensor,
+    state: tl.tuple,  # acc_wide, acc_tail, top, norm, spoiled
+    k: tl.tensor,
+    v: tl.tensor,
+    key_bias: tl.tensor,
+    first: int,
+    end: int,
+    num_k: int,
+    last_key: tl.tensor,
+    stride_k: int,
+    stride_v: int,
+    scale: float,
+    head_dim: tl.constexpr,
+    wide: tl.constexpr,
+    tail: tl.constexpr,
+    biased: tl.constexpr,
+    folded: tl.constexpr,
+    causal: tl.constexpr,
+    edge: tl.constexpr,
+    block_n: tl.constexpr,
+) -> tl.tuple:  # state after the keys first to end; edge: some may not exist, or not be seen by every query
+    acc_wide, acc_tail, top, norm, spoiled = state
+    key = tl.arange(0, block_n)
+    column = tl.arange(0, wide)
+    in_wide = column < head_dim
+    column_tail = wide + tl.arange(0, tail if tail else 16)
+    in_tail = column_tail < head_dim
+    narrow: tl.constexpr = wide > head_dim
+    narrow_tail: tl.constexpr = wide + tail > head_dim
+    for offset in tl.range(first, end, block_n):
+        exists = offset + key < num_k
+        k_rows = k + tl.cast(offset, tl.int64) * stride_k + (key[:, None] * stride_k).to(tl.int32)
+        v_rows = v + tl.cast(offset, tl.int64) * stride_v + (key[:, None] * stride_v).to(tl.int32)
+        k_block = load_block(k_rows + column[None, :], exists, in_wide, edge, narrow)
+        scores = tl.dot(q_wide, tl.trans(k_block), input_precision="ieee")
+        if tail:
+            k_block = load_block(k_rows + column_tail[None, :], exists, in_tail, edge, narrow_tail)
+            scores = tl.dot(q_tail, tl.trans(k_block), scores, input_precision="ieee")
+        if not folded:
+            scores = scores * scale
+        if biased:
+            scores += (tl.load(key_bias + offset + key, exists, other=0.0) * 1.4426950408889634)[None, :]
+        visible = exists[None, :]
+        if edge:
+            if causal:
+                visible = visible & (offset + key[None, :] <= last_key[:, None])
+            scores = tl.where(visible, scores, float("-inf"))
+        factor = scale if folded else 1.0
+        new_top = tl.maximum(top, tl.max(scores, 1) * factor)
+        base = tl.where(new_top == float("-inf"), 0.0, new_top)  # no key seen so far: all weights 0, not NaN
+        weights = tl.exp2(scores * factor - base[:, None])
+        decay = tl.exp2(top - base)
+        norm = norm * decay + tl.sum(weights, 1)
+        top = new_top
+        v_block = load_block(v_rows + column[None, :], exists, in_wide, edge, narrow)
+        if causal and edge:
+            finite = tl.abs(v_block.to(tl.float32)) < float("inf")
+            v_block = tl.where(finite, v_block, 0.0)
+            spoiled += 1 - tl.min(tl.min(finite.to(tl.int32), 1), 0)
+        acc_wide = acc_wide * decay[:, None]
+        acc_wide = tl.dot(weights.to(v_block.dtype), v_block, acc_wide, input_precision="ieee")
+        if tail:
+            v_block = load_block(v_rows + column_tail[None, :], exists, in_tail, edge, narrow_tail)
+            if causal and edge:
+                finite = tl.abs(v_block.to(tl.float32)) < float("inf")
+                v_block = tl.where(finite, v_block, 0.0)
+                spoiled += 1 - tl.min(tl.min(finite.to(tl.int32), 1), 0)
+            acc_tail = acc_tail * decay[:, None]
+            acc_tail = tl.dot(weights.to(v_block.dtype), v_block, acc_tail, input_precision="ieee")
+    return acc_wide, acc_tail, top, norm, spoiled
+
+
+@triton.jit(
+    do_not_specialize=["num_segments", "num_tokens", "num_entries"],
+    do_not_specialize_on_alignment=["key_bias", "work", "cu_seqlens_q", "cu_seqlens_k"],
+)
 def attention_kernel(
     q: tl.tensor,
     k: tl.tensor,
     v: tl.tensor,
     out: tl.tensor,
+    key_bias: tl.tensor,
     work: tl.tensor,
     cu_seqlens_q: tl.tensor,
     cu_seqlens_k: tl.tensor,
+    num_segments: int,
+    num_tokens: int,
+    num_entries: int,
     scale: float,
     stride_qt: int,
     stride_qh: int,
@@ -71,72 +245,85 @@ def attention_kernel(
     stride_kh: int,
     stride_vt: int,
     stride_vh: int,
-    num_heads: int,
-    head_dim: tl.constexpr,
-    padded_dim: tl.constexpr,
     unit: tl.constexpr,
+    num_heads: tl.constexpr,
     group: tl.constexpr,
+    head_dim: tl.constexpr,
+    wide: tl.constexpr,
+    tail: tl.constexpr,
+    biased: tl.constexpr,
+    folded: tl.constexpr,
     causal: tl.constexpr,
     query_block: tl.constexpr,
     block_m: tl.constexpr,
     block_n: tl.constexpr,
+    split: tl.constexpr,
 ) -> None:
     stride_qt, stride_qh = stride_qt * unit, stride_qh * unit  # now known to be multiples: loads are wide
     stride_kt, stride_kh = stride_kt * unit, stride_kh * unit
     stride_vt, stride_vh = stride_vt * unit, stride_vh * unit
-    parts: tl.constexpr = query_block // block_m
-    entry = tl.program_id(0) // parts
+    parts: tl.constexpr = query_block // block_m * num_heads  # programs of an entry
+    program = tl.program_id(0)
+    entry = program // parts
     segment = tl.load(work + 2 * entry)
     if segment < 0:
+        spare, place = num_entries - 1 - entry, program % parts
+        columns: tl.constexpr = wide + wide * (tail > 0)
+        fill_outside(
+            *(out, cu_seqlens_q, num_segments, num_tokens, spare, place),
+            *(num_heads, head_dim, columns, query_block, block_m),
+        )
         return
     first_q = tl.load(cu_seqlens_q + segment).to(tl.int64)
     num_q = (tl.load(cu_seqlens_q + segment + 1) - first_q).to(tl.int32)
-    start = tl.load(work + 2 * entry + 1) * query_block + tl.program_id(0) % parts * block_m
+    blocks = tl.cdiv(num_q, query_block) * (query_block // block_m)
+    place = program - (entry - tl.load(work + 2 * entry + 1)) * parts  # among the segment's, head by head
+    head = (place // blocks).to(tl.int64)
+    start = place % blocks
+    if causal:
+        start = blocks - 1 - start  # the last queries see most keys
+    start *= block_m
     if start >= num_q:
         return
     first_k = tl.load(cu_seqlens_k + segment).to(tl.int64)
     num_k = (tl.load(cu_seqlens_k + segment + 1) - first_k).to(tl.int32)
-    head = tl.program_id(1).to(tl.int64)
 
     query = start + tl.arange(0, block_m)
-    column = tl.arange(0, padded_dim)
-    in_head = (column < head_dim)[None, :]
-    mask_q = (query < num_q)[:, None] & in_head
-    q_pointers = q + (first_q + query)[:, None] * stride_qt + head * stride_qh + column[None, :]
-    q_block = tl.load(q_pointers, mask_q, other=0.0)
+    exists = query < num_q
+    column, column_tail = tl.arange(0, wide), wide + tl.arange(0, tail if tail else 16)
+    in_wide, in_tail = column < head_dim, column_tail < head_dim
+    rows = q + (first_q + query)[:, None] * stride_qt + head * stride_qh
+    q_wide = load_block(rows + column[None, :], exists, in_wide, True, wide > head_dim)
+    q_tail = q_wide
+    if tail:
+        q_tail = load_block(rows + column_tail[None, :], exists, in_tail, True, wide + tail > head_dim)
 
+    acc_wide = tl.zeros([block_m, wide], tl.float32)
+    acc_tail = tl.zeros([block_m, tail if tail else 16], tl.float32)
+    state = acc_wide, acc_tail, tl.full([block_m], float("-inf"), tl.float32), tl.zeros([block_m], tl.float32), 0
     last_key = query + (num_k - num_q)  # the last that a causal query sees: bottom right
-    end = num_k
+    end, whole = num_k, num_k
     if causal:
         end = tl.minimum(num_k, start + block_m + num_k - num_q)
-    top = tl.full([block_m], float("-inf"), tl.float32)
-    norm = tl.zeros([block_m], tl.float32)
-    acc = tl.zeros([block_m, padded_dim], tl.float32)
-    key = tl.arange(0, block_n)
-    k_pointers = k + (first_k + key)[:, None] * stride_kt + head // group * stride_kh + column[None, :]
-    v_pointers = v + (first_k + key)[:, None] * stride_vt + head // group * stride_vh + column[None, :]
-    for offset in tl.range(0, end, block_n):
-        in_segment = offset + key < num_k
-        mask_k = in_segment[:, None] & in_head
-        k_block = tl.load(k_pointers, mask_k, other=0.0)
-        scores = tl.dot(q_block, tl.trans(k_block), input_precision="ieee") * scale
-        visible = in_segment[None, :]
-        if causal:
-            visible = visible & (offset + key[None, :] <= last_key[:, None])
-        scores = tl.where(visible, scores, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, 1))
-        base = tl.where(new_top == float("-inf"), 0.0, new_top)  # no key seen so far: all weights 0, not NaN
-        weights = tl.exp2(scores - base[:, None])
-        decay = tl.exp2(top - base)
-        norm = norm * decay + tl.sum(weights, 1)
-        v_block = tl.load(v_pointers, mask_k, other=0.0)
-        acc = tl.dot(weights.to(v_block.dtype), v_block, acc * decay[:, None], input_precision="ieee")
-        top = new_top
-        k_pointers += block_n * stride_kt
-        v_pointers += block_n * stride_vt
-    acc = acc / tl.where(norm == 0, 1.0, norm)[:, None]
-    target = out + ((first_q + query)[:, None] * num_heads + head) * head_dim + column[None, :]
-    tl.store(target, acc.to(out.dtype.element_ty), mask_q)
+        whole = tl.minimum(num_k, tl.maximum(start + num_k - num_q + 1, 0))
+    whole = whole // block_n * block_n if split else 0  # before it every query sees every key
+    k += first_k * stride_kt + head // group * stride_kh
+    v += first_k * stride_vt + head // group * stride_vh
+    key_bias += first_k
+    for edge in tl.static_range(0 if split else 1, 2):
+        state = attend(
+            *(q_wide, q_tail, state, k, v, key_bias, whole if edge else 0, end if edge else whole, num_k, last_key),
+            *(stride_kt, stride_vt, scale, head_dim, wide, tail, biased, folded, causal, edge == 1, block_n),
+        )
+    acc_wide, acc_tail, _, norm, spoiled = state
+    norm = tl.where(norm == 0, 1.0, norm)[:, None]
+    target = out + ((first_q + query)[:, None] * num_heads + head) * head_dim
+    tl.store(target + column[None, :], (acc_wide / norm).to(out.dtype.element_ty), exists[:, None] & in_wide[None, :])
+    if tail:
+        acc_tail = (acc_tail / norm).to(out.dtype.element_ty)
+        tl.store(target + column_tail[None, :], acc_tail, exists[:, None] & in_tail[None, :])
+    if causal and spoiled > 0:
+        spoil(target, exists, v, stride_vt, whole, end, last_key, head_dim)
 
 
 def make_work(cu_seqlens: Tensor, num_tokens: int, block: int) -> Tensor:
@@ -145,13 +332,16 @@ def make_work(cu_seqlens: Tensor, num_tokens: int, block: int) -> Tensor:
     N = ceil(num_tokens / block) + segments is enough for any lengths; entries that are left over have segment -1.
     """
     num_segments = cu_seqlens.shape[0] - 1
-    blocks = (cu_seqlens.diff() + (block - 1)) // block
+    lengths, order = cu_seqlens.diff().sort(descending=True, stable=True)
+    blocks = (lengths + (block - 1)) // block
     ends = blocks.cumsum(0)
     entry = torch.arange(triton.cdiv(num_tokens, block) + num_segments, device=cu_seqlens.device)
-    segment = torch.searchsorted(ends, entry, right=True)
-    inside = segment < num_segments
-    before = (ends - blocks)[segment.clamp(max=max(num_segments - 1, 0))] if num_segments else entry
-    return torch.stack((torch.where(inside, segment, -1), torch.where(inside, entry - before, 0)), 1).int()
+    if num_segments == 0:
+        return torch.stack((torch.full_like(entry, -1), torch.zeros_like(entry)), 1).int()
+    rank = torch.searchsorted(ends, entry, right=True)
+    inside, rank = rank < num_segments, rank.clamp(max=num_segments - 1)
+    before = (ends - blocks)[rank]
+    return torch.stack((torch.where(inside, order[rank], -1), torch.where(inside, entry - before, 0)), 1).int()
 
 
 def launch_attention(
@@ -163,30 +353,40 @@ def launch_attention(
     work: Tensor,
     causal: bool,
     scale: float,
+    key_bias: Tensor | None,
     query_block: int,
 ) -> Tensor:
     """As `varlen_attention`; a head of q, k and v is contiguous, and so are the other tensors."""
-    out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)  # rows in no segment have no program
-    if q.numel() == 0 or work.shape[0] == 0:
+    num_entries, num_segments = work.shape[0], cu_seqlens_q.shape[0] - 1
+    num_tokens, num_heads, head_dim = q.shape
+    # spare entries write the zeros of rows that lie in no segment; tables made for these sizes have enough of them
+    enough = num_entries >= triton.cdiv(num_tokens, query_block) + num_segments
+    out = (torch.empty if enough else torch.zeros)(q.shape, dtype=q.dtype, device=q.device)
+    if q.numel() == 0 or num_entries == 0:
         return out
-    num_heads, head_dim = q.shape[1:]
-    padded_dim = max(16, triton.next_power_of_2(head_dim))
-    cut = tiles(padded_dim, q.dtype, current_arch())
+    cut = tiles(AttentionKey(arch=current_arch(), dtype=q.dtype, head_dim=head_dim, causal=causal))
+    wide, tail = split_dim(head_dim, q.dtype)
     strides = [stride for x in (q, k, v) for stride in x.stride()[:2]]
     unit = math.gcd(*strides, 16)
-    attention_kernel[(work.shape[0] * (query_block // cut.block_m), num_heads)](
-        *(q, k, v, out, work, cu_seqlens_q, cu_seqlens_k, scale * LOG2_E),
+    attention_kernel[(num_entries * (query_block // cut.block_m) * num_heads,)](
+        *(q, k, v, out, q if key_bias is None else key_bias, work, cu_seqlens_q, cu_seqlens_k),
+        *(num_segments, num_tokens, num_entries, scale * LOG2_E),
         *(stride // unit for stride in strides),
-        num_heads,
-        head_dim=head_dim,
-        padded_dim=padded_dim,
         unit=unit,
+        num_heads=num_heads,
         group=num_heads // k.shape[1],
+        head_dim=head_dim,
+        wide=wide,
+        tail=tail,
+        biased=key_bias is not None,
+        folded=key_bias is None and scale > 0,
         causal=causal,
         query_block=query_block,
         block_m=cut.block_m,
         block_n=cut.block_n,
+        split=q.dtype != torch.float32,
         num_warps=cut.num_warps,
         num_stages=cut.num_stages,
+        maxnreg=cut.max_registers,
     )
     return out

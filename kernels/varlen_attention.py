@@ -142,6 +142,7 @@ def _varlen_attention_triton(
     work: Tensor | None,
     causal: bool,
     scale: float,
+    key_bias: Tensor | None = None,
 ) -> Tensor:
     from .triton_attention import launch_attention, make_work  # triton is optional
 
@@ -149,7 +150,8 @@ def _varlen_attention_triton(
         work = make_work(cu_seqlens_q, q.shape[0], QUERY_BLOCK)
     offsets = cu_seqlens_q.contiguous(), cu_seqlens_k.contiguous()
     q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
-    return launch_attention(q, k, v, *offsets, work.contiguous(), causal, scale, QUERY_BLOCK)
+    key_bias = None if key_bias is None else key_bias.contiguous()
+    return launch_attention(q, k, v, *offsets, work.contiguous(), causal, scale, key_bias, QUERY_BLOCK)
 
 
 @torch.library.register_fake("packdit::varlen_attention_triton")
@@ -162,6 +164,7 @@ def _(
     work: Tensor | None,
     causal: bool,
     scale: float,
+    key_bias: Tensor | None = None,
 ) -> Tensor:
     return q.new_empty(q.shape)
 
@@ -203,9 +206,9 @@ def varlen_attention(
     q [Tq, H, D]; k, v [Tk, Hk, D], H a multiple of Hk, also as strided views; Triton: D at most 256; cu_seqlens_q and
     cu_seqlens_k (None: the same) int32 [S + 1], where segment s is rows cu[s] to cu[s + 1]; scale None: 1 / sqrt(D);
     key_bias float32 [Tk], finite: added to the scaled scores of each key, for all heads and queries; float64 with a
-    float64 reference; work int32 [N, 2]: the planner's (segment, block of QUERY_BLOCK queries) entries, segment -1
-    where there is no more work, and max_seqlen: a bound on the segments' lengths, for backends that launch from them.
-    Queries that no entry covers give 0. ValueError for anything else, and for offsets on the CPU that decrease.
+    float64 reference; work int32 [N, 2]: all of the planner's (segment, block of QUERY_BLOCK queries) entries, each
+    segment's together and in order, then any number of (-1, 0), and max_seqlen: a bound on the lengths, for backends
+    that launch from them. ValueError for anything else, and for offsets on the CPU that decrease.
     """
     _check_heads(q, k, v)
     check_tensor("varlen_attention: cu_seqlens_q", cu_seqlens_q, (None,), INT32, q.device)
@@ -225,7 +228,5 @@ def varlen_attention(
     if chosen == "reference":
         return varlen_attention_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor, key_bias)
     if chosen == "triton":
-        if key_bias is not None:
-            raise ValueError("varlen_attention: the Triton kernel takes no key_bias; allowed: backend 'reference'")
-        return _varlen_attention_triton(q, k, v, cu_seqlens_q, cu_seqlens_k, work, causal, factor)
+        return _varlen_attention_triton(q, k, v, cu_seqlens_q, cu_seqlens_k, work, causal, factor, key_bias)
     return _varlen_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor, key_bias)
