@@ -82,11 +82,11 @@ def plan_tasks(options: Options) -> tuple[list[Task], Bundle]:
     if options.seconds is not None:
         frames = frames_of(options.seconds, options.fps or limits.fps, limits)
         requests = [replace(request, frames=frames) for request in requests]
-    clip = limits.complete(requests[0])  # all are of one size
+    _, _, count = limits.size(requests[0])  # all are of one
     conditions = []
     if options.video:
-        conditions.append(Condition(read_video(options.video, max_frames=clip.frames)[0]))
-    conditions += [Condition(pixels, frame_index(frame, clip.frames, image)) for image, pixels, frame in pictures]
+        conditions.append(Condition(read_video(options.video, max_frames=count)[0]))
+    conditions += [Condition(pixels, frame_index(frame, count, image)) for image, pixels, frame in pictures]
     complete = [limits.complete(replace(request, conditions=tuple(conditions))) for request in requests]
     paths = outputs or named_after(complete)
     return [Task(request=request, path=path) for request, path in zip(complete, paths, strict=True)], bundle

@@ -214,16 +214,25 @@ class Limits:
 
     def complete(self, request: Request) -> CompleteRequest:
         """The request with the model's defaults in place of None. ValueError where the model cannot do it."""
-        names = ("width", "height", "frames", "fps", "steps", "guidance", "sampler")
-        values = {n: getattr(self, n) if getattr(request, n) is None else getattr(request, n) for n in names}
+        width, height, frames = self.size(request)
+        values = {n: self._chosen(request, n) for n in ("fps", "steps", "guidance", "sampler")}
         if values["sampler"] == DEFAULT:
             values["sampler"] = self.sampler
-        self._check_size(values["width"], values["height"], values["frames"])
         self._check_guidance(values["guidance"], request.negative_prompt)
-        self._check_conditions(request.conditions, values["frames"])
+        self._check_conditions(request, frames)
         kept = {n: getattr(request, n) for n in ("prompt", "negative_prompt", "seed", "conditions", "strength")}
         guided = self.guidance_kind == "free" and values["guidance"] != 1
-        return CompleteRequest(**kept, **values, guided=guided)
+        return CompleteRequest(**kept, **values, width=width, height=height, frames=frames, guided=guided)
+
+    def size(self, request: Request) -> tuple[int, int, int]:
+        """The request's width, height and number of frames. ValueError where the model cannot do them."""
+        width, height, frames = (self._chosen(request, name) for name in ("width", "height", "frames"))
+        self._check_size(width, height, frames)
+        return width, height, frames
+
+    def _chosen(self, request: Request, name: str) -> Any:
+        """The request's value, or the model's default."""
+        return getattr(self, name) if getattr(request, name) is None else getattr(request, name)
 
     def _check_size(self, width: int, height: int, frames: int) -> None:
         if self.sizes and (width, height) not in self.sizes:
@@ -254,8 +263,9 @@ class Limits:
         if self.guidance_kind != "free" and negative_prompt:
             raise ValueError(f"this model's guidance takes no negative prompt, got {quote(negative_prompt)}")
 
-    def _check_conditions(self, conditions: Sequence[Condition], frames: int) -> None:
-        for condition in conditions:
+    def _check_conditions(self, request: Request, frames: int) -> None:
+        beside = self.conditions in ("channels", "first")
+        for condition in request.conditions:
             start, end = condition.start, condition.start + len(condition.frames)
             if end > frames:
                 raise ValueError(f"a condition gives frames {start} to {end - 1}, but the clip has only {frames}")
@@ -266,5 +276,9 @@ class Limits:
                 )
             if self.conditions == "first" and (start, end) != (0, 1):
                 raise ValueError(f"this model takes frame 0 alone; a condition gives frames {start} to {end - 1}")
-        if self.conditions in ("channels", "first") and all(c.start for c in conditions):
+            if beside and condition.strength * request.strength != 1:
+                raise ValueError(
+                    f"this model takes frames as they are, at strength 1, got {condition.strength * request.strength:g}"
+                )
+        if beside and all(condition.start for condition in request.conditions):
             raise ValueError("this model continues a picture: give one for frame 0")

@@ -238,3 +238,52 @@ def test_a_condition_must_lie_within_the_clip() -> None:
 )
 def test_limits_that_contradict_themselves(change: dict[str, Any]) -> None:
     refusal(Limits, **{**LIMITS, **change})
+
+
+def test_only_these_sizes() -> None:
+    limits = Limits(**{**LIMITS, "sizes": [[64, 64], [96, 64]]})
+    assert limits.complete(Request(width=96, height=64)).width == 96
+    assert refusal(limits.complete, Request(width=64, height=96)) == "this model makes only 64x64, 96x64, got 64x96"
+    refusal(Limits, **{**LIMITS, "sizes": [[96, 96]]})
+
+
+def test_frames_that_fill_up_a_token() -> None:
+    limits = Limits(**{**LIMITS, "frame_patch": 2})
+    assert [limits.tokens(64, 64, count) for count in (1, 5, 9, 13)] == [16, 16, 32, 32]
+    assert "the nearest that it can do at 256x128 is 253 frames" in refusal(
+        Limits(**{**LIMITS, "frame_patch": 2, "max_frames": 513}).complete, Request(width=256, height=128, frames=513)
+    )
+
+
+def test_guidance_kinds() -> None:
+    free, embedded, none = (
+        Limits(**{**LIMITS, "guidance_kind": kind, "guidance": 1.0}) for kind in ("free", "embedded", "none")
+    )
+    assert [limits.complete(Request(guidance=1)).guided for limits in (free, embedded, none)] == [False] * 3
+    assert [limits.complete(Request(guidance=6)).guided for limits in (free, embedded)] == [True, False]
+    assert refusal(none.complete, Request(guidance=6)).endswith("only 1 is allowed, got 6")
+    for limits in (embedded, none):
+        assert "takes no negative prompt, got 'red'" in refusal(limits.complete, Request(negative_prompt="red"))
+    refusal(Limits, **{**LIMITS, "guidance_kind": "some"})
+
+
+def test_kinds_of_conditions() -> None:
+    whole, channels, first = (Limits(**{**LIMITS, "conditions": kind}) for kind in ("whole", "channels", "first"))
+    clip, picture, last = Condition(frames(5)), Condition(frames(1)), Condition(frames(1), 4)
+    whole.complete(Request(frames=5, conditions=[clip], strength=0.5))
+    assert "from a whole clip only, frames 0 to 4" in refusal(whole.complete, Request(frames=5, conditions=[picture]))
+    channels.complete(Request(frames=5, conditions=[picture, last]))
+    first.complete(Request(frames=5, conditions=[picture]))
+    for limits in (channels, first):
+        assert refusal(limits.complete, Request(frames=5)).endswith("give one for frame 0")
+        message = refusal(limits.complete, Request(frames=5, conditions=[picture], strength=0.5))
+        assert message.endswith("at strength 1, got 0.5")
+    assert "takes frame 0 alone" in refusal(first.complete, Request(frames=5, conditions=[picture, last]))
+    refusal(Limits, **{**LIMITS, "conditions": "all"})
+
+
+def test_the_default_sampler() -> None:
+    assert Limits(**LIMITS).complete(Request(sampler="default")).sampler == LIMITS["sampler"]
+    published = Limits(**{**LIMITS, "sampler": "default"})
+    assert published.complete(Request()).sampler == "default"
+    assert published.complete(Request(sampler="unipc")).sampler == "unipc"
