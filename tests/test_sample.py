@@ -1,6 +1,7 @@
 """Requests in flight: their noise, the frames that are given, and the stages that they go through."""
 
 import hashlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,13 +10,15 @@ import torch
 from torch import Tensor
 
 from packdit.kernels import guided_step, patchify
-from packdit.runtime import Condition
+from packdit.runtime import Condition, Request
 from packdit.runtime.batch import make_batch
 from packdit.runtime.conditions import encode_condition
 from packdit.runtime.path import flow_sigmas
 from packdit.runtime.plan import make_plan
-from packdit.runtime.sample import Sample, start_noise
+from packdit.runtime.prompts import Told
+from packdit.runtime.sample import Sample, make_sample, stage_seed, start_noise
 from packdit.runtime.sampler import SAMPLERS
+from packdit.runtime.schedule import Schedule
 
 PATCH = (1, 2, 2)
 
@@ -191,3 +194,36 @@ def test_frames_of_another_size_are_scaled_and_cropped(runtime: SimpleNamespace)
     gray = np.full((1, 100, 70, 3), 77, np.uint8)
     _, latents = encode_condition(Condition(gray), request, runtime.vae)
     assert torch.equal(latents, encoded(runtime, np.full((1, 32, 48, 3), 77, np.uint8)))
+
+
+def stochastic(runtime: SimpleNamespace, seed: int) -> Sample:
+    """A sample whose steps but the last add new noise."""
+    schedule = Schedule(data={"class": "FlowMatchEulerDiscreteScheduler", "stochastic_sampling": True})
+    request = runtime.limits.complete(Request(width=48, height=32, frames=5, steps=3, seed=seed, sampler="default"))
+    told = [Told(text=torch.ones(2, 24))] * 2
+    return make_sample(replace(request, sampler="default"), told, runtime.transformer, runtime.vae, schedule, 0)
+
+
+def test_new_noise_is_of_the_seed_and_the_stage_alone(runtime: SimpleNamespace) -> None:
+    sample, again, other = (stochastic(runtime, seed) for seed in (1, 1, 2))
+    noises = []
+    for stage in range(2):
+        for s in (sample, again, other):
+            s.stage = stage
+            s.refresh(PATCH)
+        again.refresh(PATCH)  # a step that failed is tried again
+        assert torch.equal(sample.state[1], again.state[1])
+        noises += [sample.state[1].clone(), other.state[1].clone()]
+    assert len({noise.numpy().tobytes() for noise in noises}) == 4
+    expected = start_noise(stage_seed(1, 0), 4, sample.grid)
+    assert torch.equal(noises[0], patchify([expected], PATCH))
+    assert abs(float(expected.std()) - 1) < 0.2
+
+
+def test_new_noise_makes_a_clip_of_its_own(runtime: SimpleNamespace) -> None:
+    sample, again, other = (stochastic(runtime, seed) for seed in (1, 1, 2))
+    for s in (sample, again, other):
+        run(runtime, s)
+        assert s.latent(PATCH).isfinite().all()
+    assert torch.equal(sample.latent(PATCH), again.latent(PATCH))
+    assert not torch.equal(sample.latent(PATCH), other.latent(PATCH))
