@@ -1,6 +1,7 @@
 # make demo: a prompt becomes demo.mp4.   make test: lint, types and all tests.   Both need python3 >= 3.11, g++, make.
 
 PYTHON ?= python3
+OUT ?= gpu-check
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -16,7 +17,7 @@ PACKAGES := $(patsubst %/__init__.py,%,$(wildcard kernels/__init__.py runtime/__
 CSRC := $(wildcard csrc/*.cpp csrc/*.h)
 BUILD := pyproject.toml setup.py csrc $(CSRC)
 
-.PHONY: demo install test lint wheel types pytest gate clean
+.PHONY: demo install test lint wheel types pytest gate bench gpu-check clean
 
 demo: $(VENV)/generate.stamp
 	$(BIN)/packdit generate "a red circle moves right on a black background" --out demo.mp4
@@ -51,6 +52,18 @@ pytest: wheel
 gate: wheel
 	PYTHONPATH="$(CURDIR)/$(WHEEL):$(CURDIR)/$(VENV)/triton" $(BIN)/python -m packdit.kernels.aot bench/results/aot.csv
 
+# The rows and pictures in bench/results/ that a CPU can give, on a machine that does nothing else.
+bench: install
+	$(BIN)/packdit bench kernels --csv bench/results/kernels.csv --plot bench/results/kernels.png
+
+# All that needs a GPU, in at most eight minutes: files into OUT, their rows named after COMMIT. It needs neither another
+# target nor git; PYTHON has torch, and packdit by `pip install --no-deps --no-build-isolation --editable .`
+gpu-check:
+	@$(PYTHON) -c "from importlib.util import find_spec as f; exit(not (f('torch') and f('packdit') and f('packdit.bench')))" \
+		|| { echo "gpu-check: $(PYTHON) has no torch or no packdit; for the latter:" \
+		"$(PYTHON) -m pip install --no-deps --no-build-isolation --editable ." >&2; exit 2; }
+	@env -u TRITON_INTERPRET $(PYTHON) -m packdit.bench.gpu_check --out "$(OUT)" --commit "$(COMMIT)"
+
 $(VENV)/python.stamp:
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	touch $@
@@ -68,5 +81,5 @@ $(VENV)/test.stamp: $(VENV)/generate.stamp
 
 # Everything that the targets above made, except .venv itself.
 clean:
-	rm -rf build *.egg-info kernels/_C.*.so demo.mp4 $(WHEEL) $(VENV)/dist $(VENV)/*.stamp
+	rm -rf build *.egg-info kernels/_C.*.so demo.mp4 gpu-check $(WHEEL) $(VENV)/dist $(VENV)/*.stamp
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis

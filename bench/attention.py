@@ -49,7 +49,9 @@ class AttentionShape:
         return rows * self.head_dim * dtype.itemsize
 
 
-def attention(shape: AttentionShape, dtype: torch.dtype, device: torch.device) -> Problem:
+def attention(
+    shape: AttentionShape, dtype: torch.dtype, device: torch.device, rows_compared: int = ROWS_COMPARED
+) -> Problem:
     """q, k and v as strided views, as a fused projection gives them where queries and keys are as many."""
     generator = torch.Generator(device).manual_seed(sum(shape.lengths) + shape.head_dim)
     kv_heads = shape.kv_heads or shape.heads
@@ -63,7 +65,7 @@ def attention(shape: AttentionShape, dtype: torch.dtype, device: torch.device) -
         q = draw(sum(shape.lengths), shape.heads)
         k, v = draw(sum(shape.keys), 2 * kv_heads).unflatten(1, (2, kv_heads)).unbind(1)
     cu_q, cu_k = offsets(shape.lengths).to(device), offsets(shape.keys).to(device)
-    rows = [compared_rows(length, len(shape.lengths)) for length in shape.lengths]
+    rows = [compared_rows(length, max(rows_compared // len(shape.lengths), 8)) for length in shape.lengths]
     picked = torch.cat([r + start for r, start in zip(rows, offsets(shape.lengths).tolist(), strict=False)]).to(device)
     return Problem(
         run=lambda backend: (
@@ -77,12 +79,13 @@ def attention(shape: AttentionShape, dtype: torch.dtype, device: torch.device) -
         moved=shape.moved(dtype),
         peers=peers(q, k, v, cu_q, cu_k, shape) if kv_heads == shape.heads else {},
         select=lambda results: (torch.cat(results)[picked],),
+        inputs=(q, k, v),
+        packs=(cu_q, cu_k),
     )
 
 
-def compared_rows(length: int, segments: int) -> Tensor:
-    """Queries of a segment that are compared: all of a short one, else an even share with both ends."""
-    count = max(ROWS_COMPARED // segments, 8)
+def compared_rows(length: int, count: int) -> Tensor:
+    """Queries of a segment that are compared: all of a short one, else evenly spaced ones, both ends among them."""
     return torch.linspace(0, length - 1, min(count, length)).round().long()
 
 

@@ -15,7 +15,7 @@ from .ceilings import name as dtype_name
 from .measure import How, measure
 from .plot import roofline
 from .registry import cases
-from .rows import OpRow, Table, as_text, write_json
+from .rows import OpRow, Table, as_text, fault, write_json
 
 HEADER = ("by", "p20 us", "p50 us", "p80 us", "rate", "", "of ceiling", "/ packdit", "")
 
@@ -70,7 +70,7 @@ def run(options: Options, say: Callable[[str], None]) -> bool:
 def line(row: OpRow) -> tuple[object, ...]:
     """A row for HEADER."""
     share = None if row.share is None else f"{100 * row.share:.0f} %"
-    result = "" if row.outcome == "ok" else f"{row.outcome}: {row.note or f'error {row.error:.2g}'}"
+    result = row.note if row.outcome == "ok" else fault(row)
     return (row.by, row.p20_us, row.p50_us, row.p80_us, row.rate, row.unit, share, row.ratio, result)
 
 
@@ -83,7 +83,7 @@ def summarize(rows: list[OpRow], say: Callable[[str], None]) -> None:
     """What matters most, last."""
     for row in rows:
         if row.outcome in ("wrong", "failed"):
-            say(f"{row.outcome}: {row.op}, {row.shape}, {row.by}: {row.note or f'error {row.error:.2g}'}")
+            say(f"{row.op}, {row.shape}, {row.by}: {fault(row)}")
     bars = [row for row in rows if row.bar]
     for row in bars:
         say(describe_bar(row))

@@ -50,6 +50,7 @@ def linear_problem(
         moved=(x.numel() + weight.numel() + (2 if residual else 1) * tokens * columns) * dtype.itemsize,
         peers=eager(eager_linear, x, weight.contiguous(), bias, activation, *more),
         select=lambda results: (results[0][rows],),
+        inputs=(x, bias),
     )
 
 
@@ -102,6 +103,7 @@ def conv_problem(
         flops=2 * positions * taps * cin * cout,
         moved=(x.numel() + past.numel() + weight.numel() + positions * cout) * dtype.itemsize,
         peers=eager(eager_conv, video, weight.permute(0, 4, 1, 2, 3).contiguous(), bias, padding),
+        inputs=(x, past, bias),
         select=lambda results: (results[0] if results[0].ndim == 4 else results[0][0].permute(1, 2, 3, 0),),
     )
 
@@ -120,6 +122,7 @@ def norm_silu_problem(rows: int, channels: int, dtype: torch.dtype, device: torc
         flops=8 * x.numel(),
         moved=2 * x.numel() * dtype.itemsize,
         peers=eager(eager_norm_silu, x, weight),
+        inputs=(x, weight),
     )
 
 
@@ -138,6 +141,7 @@ def group_norm_problem(clips: int, positions: int, channels: int, dtype: torch.d
         flops=10 * x.numel(),
         moved=3 * x.numel() * dtype.itemsize,
         peers=eager(eager_group_norm, x.transpose(1, 2).contiguous(), groups, weight, bias),
+        inputs=(x, weight, bias),
         select=lambda results: tuple(_channels_last(r, x.shape) for r in as_tuple(results)),
     )
 

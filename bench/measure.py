@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -54,22 +55,23 @@ def measure(case: Case, how: How) -> Iterator[OpRow]:
         moved=float(problem.moved),
     )
     rows, calls = [], dict[str, Callable[[], object]]()
-    for who, make in contenders(problem, how):
-        row = judged(judge, make, replace(start, by=who))
-        if row is None:
-            continue
+    for who, make, note in contenders(problem, how):
+        row = judged(judge, make, replace(start, by=who, note=note))
         rows.append(row)
         if row.outcome == "ok":
             calls[who] = make
     times = interleaved(calls, how.device, how.seconds)
     ours = next((times[row.by] for row in rows if row.by.startswith(OURS) and row.by in times), None)
     rows = [timed(row, times[row.by], ours, how.ceilings) if row.by in times else row for row in rows]
+    if problem.limit is not None:  # the ceilings are of the dtype of the inputs, not of what they are quantized to
+        rows = [replace(row, share=None) for row in rows]
     yield from rows
     yield from judged_bars(case, how.device, rows)
 
 
-def contenders(problem: Problem, how: How) -> Iterator[tuple[str, Make]]:
-    """By name. packdit's reference only where none of its kernels takes the problem: it is what `exact` is made of."""
+def contenders(problem: Problem, how: How) -> Iterator[tuple[str, Make, str]]:
+    """By name, with a note. packdit's reference only where none of its kernels takes the problem: it is what `exact` is
+    made of."""
     count = 0
     for backend in backends_on(how.device):
         if backend == "reference" and count:
@@ -77,10 +79,14 @@ def contenders(problem: Problem, how: How) -> Iterator[tuple[str, Make]]:
         make: Make = lambda backend=backend: problem.run(backend)  # type: ignore[misc]  # noqa: E731
         if not refuses(make):
             count += 1
-            yield OURS + backend, make
-    yield from problem.peers.items()
+            yield OURS + backend, make, ""
+    for who, make in problem.peers.items():
+        yield who, make, ""
     if how.compile and "eager" in problem.peers:
-        yield "compile", compiled(problem.peers["eager"])
+        make = compiled(problem.peers["eager"])
+        start = time.perf_counter()
+        reason = refuses(make)
+        yield "compile", make, reason or f"compiled in {time.perf_counter() - start:.1f} s"
 
 
 def refuses(make: Make) -> str:
@@ -95,7 +101,7 @@ def refuses(make: Make) -> str:
     return ""
 
 
-def judged(judge: Judge, make: Make, row: OpRow) -> OpRow | None:
+def judged(judge: Judge, make: Make, row: OpRow) -> OpRow:
     """The row with its error; "failed" with the reason where it raises."""
     try:
         error = judge.error(make)

@@ -44,11 +44,20 @@ class OpRow:
     moved: float | None = None
 
 
+def fault(row: OpRow) -> str:
+    """What was wrong with it."""
+    if row.error is None:
+        return f"{row.outcome}: {row.note}"
+    return f"{row.outcome}: error {row.error:.2g}, allowed {row.allowed:.2g}"
+
+
 def cell(value: Any) -> Any:
     """Floats with four significant digits, None as nothing, the rest as it is."""
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else value
+    if isinstance(value, float):
+        return f"{value:.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.4g}"
+    return value
 
 
 class Table:
@@ -100,4 +109,4 @@ def as_text(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
 def as_markdown(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     """The same for a Markdown file."""
     rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(str(cell(value)) for value in row) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(str(cell(value)).replace("|", "/") for value in row) + " |" for row in rows)

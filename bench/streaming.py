@@ -39,15 +39,18 @@ class Draw:
         return torch.randint(end, (count,), generator=self.generator, device=self.device).sort()[0].int()
 
 
-def modulate_problem(tokens: int, width: int, rows: int, dtype: torch.dtype, device: torch.device) -> Problem:
-    """Tables of `rows` rows, slices of a wider one."""
+def modulate_problem(
+    tokens: int, width: int, rows: int, dtype: torch.dtype, device: torch.device, norm: str = "layer"
+) -> Problem:
+    """Tables of `rows` rows, slices of a wider one. The peer knows layer norm only."""
     draw = Draw(dtype, device, tokens + width)
     x, (shift, scale), row = draw(tokens, width), draw(rows, 2 * width).chunk(2, 1), draw.index(tokens, rows)
     return Problem(
-        **of_op(modulate, x, shift, scale, row),
+        **of_op(modulate, x, shift, scale, row, norm=norm),
         flops=8 * x.numel(),
         moved=(2 * x.numel() + 2 * shift.numel()) * dtype.itemsize + 4 * tokens,
-        peers=eager(eager_modulate, x, shift, scale, row),
+        peers=eager(eager_modulate, x, shift, scale, row) if norm == "layer" else {},
+        inputs=(x, shift, scale),
     )
 
 
@@ -69,6 +72,7 @@ def gated_residual_problem(
         flops=(10 if modulated else 2) * x.numel(),
         moved=((4 if modulated else 3) * x.numel() + (1 + len(more)) * gate.numel()) * dtype.itemsize + 4 * tokens,
         peers=eager(eager_gated_residual, x, y, gate, row, *more.values()),
+        inputs=(x, y, gate, *more.values()),
     )
 
 
@@ -94,6 +98,7 @@ def rope_problem(
         flops=10 * 2 * q.numel(),
         moved=4 * q.numel() * dtype.itemsize + 8 * angles.numel(),
         peers=eager(eager_rope, q, k, cos, sin, q_weight, k_weight, across, layout),
+        inputs=(q, k, q_weight, k_weight),
     )
 
 
@@ -137,6 +142,7 @@ def guided_step_problem(tokens: int, channels: int, slots: int, dtype: torch.dty
         flops=(3 + 2 * slots * (slots + 1)) * tokens * channels,
         moved=8 * start.numel() + out.numel() * dtype.itemsize + 12 * tokens,
         peers=eager(eager_guided_step, state, out, *arguments),
+        inputs=(state, out),
         reset=lambda: state.copy_(start),
     )
 
