@@ -9,7 +9,7 @@ from packdit.runtime.plan import work_table
 pytest.importorskip("triton")
 
 from packdit.kernels.interpreter import strict
-from packdit.kernels.triton_attention import make_work
+from packdit.kernels.triton_attention import AttentionKey, make_work, split_dim, tiles
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 CROSS = [(0, 5), (1, 1), (7, 0), (13, 40), (40, 13), (130, 129), (3, 200), (2, 2)]
@@ -49,6 +49,28 @@ def test_groups_of_heads(kv_heads: int) -> None:
     check_triton(varlen_attention, *inputs(30, 30, 16, heads=6, kv_heads=kv_heads), offsets([10, 20]))
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_for_each_key(dtype: torch.dtype, causal: bool) -> None:
+    cu_q, cu_k = (offsets(lengths) for lengths in zip(*CROSS, strict=True))
+    q, k, v = inputs(int(cu_q[-1]), int(cu_k[-1]), 32, dtype)
+    bias = torch.randn(len(k), 2, generator=torch.Generator().manual_seed(0))[:, 0] * 4
+    check_triton(varlen_attention, q, k, v, cu_q, cu_k, causal=causal, key_bias=bias)
+
+
+def test_the_bias_log_n_stands_for_n_equal_keys() -> None:
+    q, k, v = inputs(20, 30, 32)
+    counts = torch.ones(30, dtype=torch.int64)
+    counts[12], counts[29] = 7, 400
+    repeated = (k.repeat_interleave(counts, 0), v.repeat_interleave(counts, 0))
+    expected = varlen_attention(q, *repeated, offsets([9, 11]), offsets([19, 416]), backend="reference")
+    with strict():
+        got = varlen_attention(
+            q, k, v, offsets([9, 11]), offsets([13, 17]), key_bias=counts.log().float(), backend="triton"
+        )
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_rows_in_no_segment_are_zero() -> None:
     q, k, v = inputs(20, 30, 16)
     for cu_q, cu_k in ((offsets([6, 5], start=3), offsets([10, 4], start=9)), (offsets([]), offsets([]))):
@@ -70,6 +92,32 @@ def test_a_neighbours_nan_stays_with_it(causal: bool) -> None:
     assert got[37:87].isnan().all()
     assert torch.equal(got[:37], clean[:37])
     assert torch.equal(got[87:], clean[87:])
+
+
+@pytest.mark.parametrize(("dtype", "head_dim"), [(torch.float32, 32), (torch.bfloat16, 80)])
+def test_what_comes_later_stays_later(dtype: torch.dtype, head_dim: int) -> None:
+    q, k, v = inputs(150, 150, head_dim, dtype)
+    with strict():
+        clean = varlen_attention(q, k, v, offsets([150]), causal=True, backend="triton")
+        for first, value in ((1, torch.inf), (70, torch.nan), (133, torch.inf)):
+            later_k, later_v = k.clone(), v.clone()
+            later_k[first:], later_v[first:] = torch.nan, value
+            got = varlen_attention(q, later_k, later_v, offsets([150]), causal=True, backend="triton")
+            assert torch.equal(got[:first], clean[:first])
+            assert got[first:].isnan().all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_passed_on_to_those_who_see_it(value: float) -> None:
+    q, k, v = inputs(150, 150, 80, torch.bfloat16)
+    with strict():
+        clean = varlen_attention(q, k, v, offsets([150]), causal=True, backend="triton")
+        for key, column in ((3, 5), (100, 70), (149, 79)):
+            v[key, 0, column] = value
+            clean[key:, :, column] = value
+        got = varlen_attention(q, k, v, offsets([150]), causal=True, backend="triton")
+    torch.testing.assert_close(got, clean, rtol=0, atol=0, equal_nan=True)
+    check_triton(varlen_attention, q, k, v, offsets([150]))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -124,7 +172,34 @@ def test_the_planners_table_padded_with_nothing_to_do() -> None:
         assert_same_bits(got, varlen_attention(q, k, v, cu, backend="triton"))
 
 
+def test_tables_of_any_size() -> None:
+    q, k, v = inputs(300, 300, 16)
+    cu = offsets([30, 140], start=60)
+    planned = torch.from_numpy(work_table(offsets([30, 140]).numpy(), QUERY_BLOCK)).int()
+    for spare in (0, 2, 20):  # fewer than rows outside, enough, more
+        work = torch.cat((planned, torch.tensor([[-1, 0]], dtype=torch.int32).expand(spare, 2)))
+        check_triton(varlen_attention, q, k, v, cu, work=work)
+
+
+def test_heads_are_cut_into_powers_of_two() -> None:
+    for head_dim, parts in {1: (16, 0), 17: (32, 0), 40: (32, 16), 64: (64, 0), 72: (64, 16), 80: (64, 16)}.items():
+        assert split_dim(head_dim, torch.bfloat16) == parts
+    assert split_dim(96, torch.float16) == (64, 32)
+    assert split_dim(96, torch.float32) == (128, 0)
+    assert split_dim(80, torch.float8_e4m3fn) == (64, 32)
+
+
+def test_every_choice_divides_the_unit_of_the_table() -> None:
+    for arch in (80, 89, 90, 100, 103, 120):
+        for dtype in DTYPES:
+            for head_dim in (32, 72, 128, 256):
+                key = AttentionKey(arch=arch, dtype=dtype, head_dim=head_dim, causal=arch % 2 == 0)
+                for cut in (tiles(key), *tiles.candidates(key)):
+                    assert QUERY_BLOCK % cut.block_m == 0
+
+
 def test_op() -> None:
     arguments = (*inputs(10, 10, 8), offsets([4, 6]), offsets([4, 6]), None, True, 0.3)
     with strict():
         torch.library.opcheck(torch.ops.packdit.varlen_attention_triton.default, arguments)
+        torch.library.opcheck(torch.ops.packdit.varlen_attention_triton.default, (*arguments, torch.zeros(10)))
