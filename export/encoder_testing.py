@@ -13,10 +13,10 @@ TEMPLATE_TOKENS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 
 def t5_tokenizer() -> Any:
     """Words and letters of T5 (and UMT5); ids 0, 1, 2 fill up, end and stand for what is unknown."""
-    from transformers import T5TokenizerFast
+    from transformers import T5Tokenizer
 
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), *((f"▁{word}", -2.0) for word in WORDS), ("▁", -3.0)]
-    return T5TokenizerFast(vocab=[*pieces, *((c, -5.0) for c in LETTERS)], extra_ids=0, model_max_length=128)
+    return T5Tokenizer(vocab=[*pieces, *((c, -5.0) for c in LETTERS)], extra_ids=0, model_max_length=128)
 
 
 def clip_tokenizer(pad: str = "<|endoftext|>") -> Any:
@@ -25,7 +25,8 @@ def clip_tokenizer(pad: str = "<|endoftext|>") -> Any:
 
     tokens = ["!", "&</w>", *LETTERS, *(f"{c}</w>" for c in LETTERS), "re", "red</w>", "<|startoftext|>"]
     vocab = {token: i for i, token in enumerate([*tokens, "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocab, merges=[("r", "e"), ("re", "d</w>")], pad_token=pad, model_max_length=32)
+    merges: Any = [("r", "e"), ("re", "d</w>")]
+    return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad, model_max_length=32)
 
 
 def llama_tokenizer() -> Any:
@@ -53,7 +54,7 @@ def t5_encoder(width: int = 32, seed: int = 0, *, multilingual: bool = False) ->
 
     names = ("UMT5Config", "UMT5EncoderModel") if multilingual else ("T5Config", "T5EncoderModel")
     config, model = (getattr(transformers, name) for name in names)
-    sizes = {"d_model": width, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
+    sizes: dict[str, Any] = {"d_model": width, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
     return randomize(model(config(vocab_size=64, feed_forward_proj="gated-gelu", **sizes)), seed)
 
 
@@ -81,7 +82,12 @@ def llama_encoder(width: int = 32, seed: int = 2) -> Any:
     """LLaMA without its head."""
     from transformers import LlamaConfig, LlamaModel
 
-    sizes = {"hidden_size": width, "intermediate_size": 37, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": 37,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }
     config = LlamaConfig(num_key_value_heads=2, vocab_size=128, pad_token_id=4, bos_token_id=0, eos_token_id=3, **sizes)
     return randomize(LlamaModel(config), seed)
 
@@ -90,5 +96,10 @@ def clip_vision_encoder(width: int = 32, seed: int = 3) -> Any:
     """CLIP's image model, for pictures of 28 x 28."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    sizes = {"hidden_size": width, "intermediate_size": 37, "num_hidden_layers": 3, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": 37,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    }
     return randomize(CLIPVisionModel(CLIPVisionConfig(image_size=28, patch_size=14, **sizes)), seed)

@@ -52,7 +52,7 @@ class ImageEncoder:
         image = Image.fromarray(picture).resize((scaled[0], scaled[1]), Image.Resampling.BICUBIC)
         left, top = (scaled[0] - crop_width) // 2, (scaled[1] - crop_height) // 2
         values = np.asarray(image.crop((left, top, left + crop_width, top + crop_height)), dtype=np.float32) / 255
-        normal = (values - np.float32(self.showing.mean)) / np.float32(self.showing.std)
+        normal = (values - np.array(self.showing.mean, np.float32)) / np.array(self.showing.std, np.float32)
         return torch.from_numpy(normal).permute(2, 0, 1).contiguous()
 
 

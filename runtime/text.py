@@ -32,6 +32,8 @@ CLASSES = {
 OPTIONAL_PREFIXES = ("text_model.", "vision_model.", "model.")
 """Of the names of tensors: some versions of transformers write them, some do not."""
 
+SHARED, EMBEDDING = "shared.weight", "encoder.embed_tokens.weight"  # T5's names of one tensor
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
@@ -164,6 +166,7 @@ def load_encoder(
         wanted = make(settings).state_dict().keys()
     model = fill_module(make, settings, _named(wanted, weights), what)
     device = next(iter(weights.values())).device
+    part: Any
     for part in model.modules():  # buffers that no checkpoint holds
         if hasattr(part, "position_ids"):
             part.position_ids = torch.arange(part.position_ids.shape[-1], device=device)[None]
@@ -180,9 +183,9 @@ def _named(wanted: Iterable[str], weights: dict[str, Tensor]) -> dict[str, Tenso
 
     names = {bare(name): name for name in wanted}
     named = {names.get(bare(k), k): v for k, v in weights.items() if not k.endswith("position_ids")}
-    shared, embedding = "shared.weight", "encoder.embed_tokens.weight"
-    if shared in names and {shared, embedding} & named.keys():
-        named = {shared: named.get(embedding), embedding: named.get(shared), **named}
+    for name, other in ((SHARED, EMBEDDING), (EMBEDDING, SHARED)):
+        if name in names and name not in named and other in named:
+            named[name] = named[other]
     return named
 
 
