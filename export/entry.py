@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,13 @@ class Entry:
     target: str
     sources: tuple[str, ...]
     make: Make = rows
+
+
+def rename(renamings: Iterable[tuple[str, str]], key: str) -> str:
+    """`key` with every pattern, a regular expression, replaced by what it becomes, one after another."""
+    for pattern, new in renamings:
+        key = re.sub(pattern, new, key)
+    return key
 
 
 def check_keys(entries: Iterable[Entry], keys: Iterable[str], what: str) -> None:

@@ -15,7 +15,7 @@ from ..runtime.load import empty_module
 from ..runtime.models import transformer_class, vae_class
 from ..runtime.models.layers import dtypes
 from ..runtime.request import quote
-from .entry import Entry, Make, check_keys, rows
+from .entry import Entry, Make, check_keys, rename, rows
 from .source import Component, Stored
 
 CHUNK = 1 << 22
@@ -104,9 +104,7 @@ def renamed(component: Component) -> dict[str, Stored]:
     for key, tensor in component.tensors.items():
         if any(re.search(pattern, key) for pattern in ignored):
             continue
-        name = key
-        for pattern, new in renamings:
-            name = re.sub(pattern, new, name)
+        name = rename(renamings, key)
         if name == key or name not in stored:
             stored[name] = tensor
     return stored

@@ -1,17 +1,20 @@
-"""Reads a checkpoint, a tensor at a time: a pipeline's directory in diffusers' layout, or that of one component."""
+"""Reads a checkpoint, a tensor at a time: a pipeline's directory in diffusers' layout, that of one component, or a
+component's single file."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..runtime.request import quote
-from .families import kind_of, module_of
+from . import original
+from .families import is_known, kind_of, module_of
 
 COMPONENTS = {  # name in a pipeline -> kind
     **dict.fromkeys(("transformer", "transformer_2"), "transformer"),
@@ -41,15 +44,22 @@ class Stored:
     key: str
     shape: tuple[int, ...]
     dtype: str  # as safetensors calls it
+    rows: tuple[tuple[int, int], ...] = ()  # what it takes of the file's tensor, from and to; none: all of it
 
     def read(self) -> Tensor:
         """The tensor, memory-mapped. The file is opened for it alone, so that memory holds no other."""
         try:
             with safe_open(self.file, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(self.key)
+                parts = [file.get_slice(self.key)[start:end] for start, end in self.rows]
+                tensor: Tensor = torch.cat(parts) if parts else file.get_tensor(self.key)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{quote(str(self.file))} cannot be read any more: {quote(error)}") from error
         return tensor
+
+    def take(self, *rows: tuple[int, int]) -> Stored:
+        """Rows of it, from and to, one below the other."""
+        height = sum(end - start for start, end in rows)
+        return replace(self, shape=(height, *self.shape[1:]), rows=rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +118,10 @@ def open_source(path: Path) -> Source:
         raise ValueError(f"{quote(str(path))} cannot be read: {error.strerror}") from error
     if is_pipeline:
         return _read_pipeline(path)
-    if is_component:
-        component = read_component(path)
-        return Source(folder=path, index=None, components={component.name: component}, configs={})
+    if is_component or path.suffix == ".safetensors":
+        component = read_component(path) if is_component else read_file(path)
+        folder = path if is_component else path.parent
+        return Source(folder=folder, index=None, components={component.name: component}, configs={})
     _refuse([path, *sorted(path.iterdir())] if path.is_dir() else [path])
     raise ValueError(f"model_index.json is missing in {quote(str(path))}; give a directory in diffusers' layout")
 
@@ -137,10 +148,32 @@ def read_component(folder: Path, name: str | None = None) -> Component:
         raise ValueError(f"the weights in {quote(str(folder))} are quantized; use those that they were made from")
     architectures = config.get("architectures")
     told = config.get("_class_name", architectures[0] if isinstance(architectures, list) and architectures else None)
+    if name is None and not is_known(told) and (found := _translated(_find_tensors(folder), config)):
+        return found
     if name is None:
         name = kind_of(told)
     module_of(COMPONENTS[name], told)
     return Component(name=name, class_name=told, config=config, tensors=_find_tensors(folder))
+
+
+def read_file(file: Path) -> Component:
+    """The component in a single file, with the names that its own repository gave it. ValueError for other names."""
+    if found := _translated(read_header(file), {}):
+        return found
+    known = ", ".join(module.CLASS for module in original.modules())
+    raise ValueError(
+        f"{quote(str(file))} is a single file, and its tensors have the names of none that are known: {known}; "
+        "give a directory in diffusers' layout"
+    )
+
+
+def _translated(tensors: dict[str, Stored], told: Config) -> Component | None:
+    if (found := original.translate(tensors, told)) is None:
+        return None
+    class_name, config, renamed = found
+    return Component(
+        name=kind_of(class_name), class_name=class_name, config={"_class_name": class_name, **config}, tensors=renamed
+    )
 
 
 def read_json(path: Path) -> Config:

@@ -35,7 +35,7 @@ from ...runtime.request import quote
 
 KINDS = {
     "transformer": {"ShapesVideoDiT": "shapes", "WanTransformer3DModel": "wan"},
-    "vae": {"ShapesVideoVAE": "shapes_vae", "AutoencoderKLWan": "wan_vae"},
+    "vae": {"ShapesVideoVAE": "shapes_vae", "AutoencoderKLWan": "wan_vae", "AutoencoderKL": "kl_vae"},
     "text_encoder": dict.fromkeys(
         ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "UMT5EncoderModel", "LlamaModel"), "encoders"
     ),
@@ -63,11 +63,15 @@ PIPELINES = {
 Describe = Callable[[dict[str, Any], dict[str, dict[str, Any]]], dict[str, Any]]
 
 
+def is_known(name: Any) -> bool:
+    """Whether a class can be exported."""
+    return isinstance(name, str) and any(name in classes for classes in KINDS.values())
+
+
 def kind_of(name: Any) -> str:
     """The kind of component that a class is. ValueError, with what is known, for a class that is not."""
-    for kind, classes in KINDS.items():
-        if isinstance(name, str) and name in classes:
-            return kind
+    if is_known(name):
+        return next(kind for kind, classes in KINDS.items() if name in classes)
     module_of("vae" if "utoencoder" in str(name) or "VAE" in str(name) else "transformer", name)
     raise AssertionError("not reached")
 

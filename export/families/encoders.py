@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from torch import Tensor
 
 from ...runtime.load import empty_module
-from ..entry import Entry
+from ..entry import Entry, rename
 
 FUSED: tuple[str, ...] = ()
 IGNORED = (r"position_ids$", r"rotary_emb\.inv_freq$")  # buffers that versions of transformers before 5 saved
@@ -25,14 +24,7 @@ def tensors(config: dict[str, Any]) -> dict[str, Tensor]:
     name = config["architectures"][0]
     make = getattr(transformers, name)
     model = empty_module(lambda settings: make(make.config_class(**settings)), config, "text encoder")
-    return {rename(name): tensor for name, tensor in model.state_dict().items()}
-
-
-def rename(name: str) -> str:
-    """A tensor's name in transformers -> in the bundle."""
-    for pattern, new in RENAMED:
-        name = re.sub(pattern, new, name)
-    return name
+    return {rename(RENAMED, name): tensor for name, tensor in model.state_dict().items()}
 
 
 def entries(config: dict[str, Any]) -> list[Entry]:
