@@ -110,8 +110,9 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, pieces: Sequence[tuple[slice, slice]],
     """PyTorch's scaled_dot_product_attention, one segment after another; the results are not joined."""
     outs = []
     for in_q, in_k in pieces:
-        segment = (x.transpose(0, 1)[None] for x in (q[in_q], k[in_k], v[in_k]))
-        outs.append(F.scaled_dot_product_attention(*segment, is_causal=causal)[0].transpose(0, 1))
+        queries, keys, values = (x.transpose(0, 1)[None] for x in (q[in_q], k[in_k], v[in_k]))
+        out = F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+        outs.append(out[0].transpose(0, 1))
     return tuple(outs)
 
 

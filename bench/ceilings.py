@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -50,7 +51,7 @@ def measure(device: torch.device, dtypes: list[torch.dtype], scale: float = 1.0)
     gemm = {}
     for dtype in dtypes:
         a, b = torch.randn(2, size, size, device=device).to(dtype)
-        gemm[name(dtype)] = 2 * size**3 / interleaved({"gemm": lambda a=a, b=b: a @ b}, device, seconds)["gemm"].p50
+        gemm[name(dtype)] = 2 * size**3 / interleaved({"gemm": partial(torch.mm, a, b)}, device, seconds)["gemm"].p50
     peak = native().fma_peak(torch.get_num_threads()) if device.type == "cpu" else 0.0
     return Ceilings(copy=copy, gemm=gemm, peak=peak)
 

@@ -79,7 +79,7 @@ def invariance(section: str, op: str, dtype: torch.dtype, device: torch.device) 
     pieces = [torch.arange(a, b, device=device) for a, b in pairwise(starts)]
     order = [3, 0, 4, 2, 1]
     for backend in backends_on(device):
-        if backend == "reference" or refuses(lambda b=backend: company.run(op, torch.cat(pieces), LENGTHS, b)):  # type: ignore[misc]
+        if backend == "reference" or refuses(lambda b=backend: (company.run(op, torch.cat(pieces), LENGTHS, b),)):  # type: ignore[misc]
             continue
         whole = company.run(op, torch.cat(pieces), LENGTHS, backend)
         mixed = company.run(op, torch.cat([pieces[i] for i in order]), tuple(LENGTHS[i] for i in order), backend)

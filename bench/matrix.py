@@ -98,8 +98,10 @@ def conv_problem(
     positions = size[0] * size[1] * size[2]
     video = torch.cat((past, x)).permute(3, 0, 1, 2)[None].contiguous()
     padding = (0, kernel[1] // 2, kernel[2] // 2)
-    return Problem(
-        **of_op(causal_conv3d, x, weight, bias, past=past),
+    return of_op(
+        causal_conv3d,
+        (x, weight, bias),
+        {"past": past},
         flops=2 * positions * taps * cin * cout,
         moved=(x.numel() + past.numel() + weight.numel() + positions * cout) * dtype.itemsize,
         peers=eager(eager_conv, video, weight.permute(0, 4, 1, 2, 3).contiguous(), bias, padding),
@@ -117,8 +119,10 @@ def norm_silu_problem(rows: int, channels: int, dtype: torch.dtype, device: torc
     """The VAE's norm over channels and its activation."""
     draw = Draw(dtype, device, rows + channels)
     x, weight = draw(rows, channels), draw(channels)
-    return Problem(
-        **of_op(norm_silu, x, weight),
+    return of_op(
+        norm_silu,
+        (x, weight),
+        {},
         flops=8 * x.numel(),
         moved=2 * x.numel() * dtype.itemsize,
         peers=eager(eager_norm_silu, x, weight),
@@ -135,9 +139,10 @@ def group_norm_problem(clips: int, positions: int, channels: int, dtype: torch.d
     draw = Draw(dtype, device, positions + channels)
     x, weight, bias = draw(clips, positions, channels), draw(channels), draw(channels)
     groups = 32 if channels % 32 == 0 else 1
-    ours = of_op(group_norm_silu, x, weight, bias, groups)
-    return Problem(
-        **ours,
+    return of_op(
+        group_norm_silu,
+        (x, weight, bias, groups),
+        {},
         flops=10 * x.numel(),
         moved=3 * x.numel() * dtype.itemsize,
         peers=eager(eager_group_norm, x.transpose(1, 2).contiguous(), groups, weight, bias),

@@ -39,9 +39,9 @@ def roofline(file: Path, rows: Sequence[OpRow], ceilings: Ceilings, facts: Facts
     ridge = top / ceilings.copy
     axes.plot([left, max(ridge, left), max(right, ridge)], [left * ceilings.copy, top, top], color="black", linewidth=1)
     for name in dict.fromkeys(name for name, _, _ in points):
-        mine = [(x, y) for other, x, y in points if other == name]
+        xs, ys = zip(*((x, y) for other, x, y in points if other == name), strict=True)
         marker = "o" if name == "packdit" else "x"
-        axes.scatter(*zip(*mine, strict=True), color=COLOURS.get(name, OTHERS), marker=marker, s=24, label=name)
+        axes.scatter(xs, ys, color=COLOURS.get(name, OTHERS), marker=marker, s=24, label=name)
     axes.set(xlabel="operations a byte moved, at least", ylabel="operations a second", xlim=(left, max(right, ridge)))
     axes.set_title(f"{facts.machine}, {facts.threads} threads, torch {facts.torch}\n{ceilings.describe()}", fontsize=9)
     axes.legend(fontsize=8)

@@ -6,7 +6,7 @@ reference and the ordinary PyTorch call (`eager`) lose.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -95,14 +95,15 @@ def norm_error(got: Tensor, exact: Tensor) -> float:
     return float(((got.double() - exact).norm() / exact.norm()).nan_to_num(float("inf")))
 
 
-def of_op(op: Callable[..., Any], *args: Any, **options: Any) -> dict[str, Callable[..., Any]]:
-    """`run`, `exact` and `plain` of an op that takes `backend` and changes nothing."""
-    wide = [_double(a) for a in args], {k: _double(v) for k, v in options.items()}
-    return {
-        "run": lambda backend: as_tuple(op(*args, **options, backend=backend)),
-        "exact": lambda: as_tuple(op(*wide[0], **wide[1], backend="reference")),
-        "plain": lambda: as_tuple(op(*args, **options, backend="reference")),
-    }
+def of_op(op: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], **fields: Any) -> Problem:
+    """A problem of an op that takes `backend` and changes nothing, called with these; `fields`: of the problem."""
+    wide_args, wide_options = [_double(a) for a in args], {k: _double(v) for k, v in options.items()}
+    return Problem(
+        run=lambda backend: as_tuple(op(*args, **options, backend=backend)),
+        exact=lambda: as_tuple(op(*wide_args, **wide_options, backend="reference")),
+        plain=lambda: as_tuple(op(*args, **options, backend="reference")),
+        **fields,
+    )
 
 
 def _double(x: Any) -> Any:
@@ -129,7 +130,7 @@ def compiled(peer: Make) -> Make:
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
     """Within it fresh floating-point memory is NaN, so that an element that no kernel writes is seen."""
-    names = [(torch, name) for name in ("empty", "empty_like", "empty_strided")]
+    names: list[tuple[Any, str]] = [(torch, name) for name in ("empty", "empty_like", "empty_strided")]
     names += [(torch.Tensor, name) for name in ("new_empty", "new_empty_strided")]
     before = [(owner, name, getattr(owner, name)) for owner, name in names]
 

@@ -49,13 +49,13 @@ def _all(scale: str) -> Iterator[Case]:
             yield case("linear_int8", shape, linear_int8_problem, *sizes)
         if columns < depth:
             yield case("linear", f"{shape}, to a residual", partial(linear_problem, residual=True), *sizes)
-    for name, model in models(scale):
-        tokens, width = TOKENS[scale], model.width
+    for name, widths in models(scale):
+        tokens, width = TOKENS[scale], widths.width
         shape = f"{name}, {tokens} x {width}"
         yield case("modulate", shape, modulate_problem, tokens, width, 8)
         yield case("gated_residual", shape, gated_residual_problem, tokens, width, 8)
         across = name.startswith("wan")
-        yield case("qk_norm_rope", shape, rope_problem, tokens, model, across, "interleaved")
+        yield case("qk_norm_rope", shape, rope_problem, tokens, widths, across, "interleaved")
     rows, channels = {"tiny": (24, 40), "cpu": (2**18, 96), "gpu": (2**22, 96)}[scale]
     yield case("norm_silu", f"Wan's decoder, {rows} x {channels}", norm_silu_problem, rows, channels)
     clips, positions, groups = {"tiny": (2, 24, 40), "cpu": (2, 2**16, 128), "gpu": (8, 2**17, 256)}[scale]
@@ -84,10 +84,9 @@ def attention_shapes(scale: str) -> Iterator[tuple[str, AttentionShape]]:
     """Packs with the heads of real models; a cross-attention to text."""
     packs = PACKS[scale]
 
-    def of(pack: str, heads: int, head_dim: int, **more: bool) -> tuple[str, AttentionShape]:
-        causal = ", causal" if more else ""
-        shape = AttentionShape(lengths=packs[pack], heads=heads, head_dim=head_dim, **more)
-        return f"{'tiny ' * (scale == 'tiny')}{pack}, {heads} x {head_dim}{causal}", shape
+    def of(pack: str, heads: int, head_dim: int, causal: bool = False) -> tuple[str, AttentionShape]:
+        shape = AttentionShape(lengths=packs[pack], heads=heads, head_dim=head_dim, causal=causal)
+        return f"{'tiny ' * (scale == 'tiny')}{pack}, {heads} x {head_dim}{', causal' * causal}", shape
 
     yield of("clip", 12, 128) if scale != "gpu" else of("clip", 24, 128)
     yield of("mix", 8, 64) if scale != "gpu" else of("mix", 24, 128)

@@ -96,6 +96,7 @@ class Table:
 def write_json(file: Path, facts: Facts, rows: Sequence[Any], **more: Any) -> None:
     """One object: the facts, `more`, and the rows with all their digits."""
     content = {"facts": asdict(facts), **more, "rows": [asdict(row) for row in rows]}
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -45,8 +45,10 @@ def modulate_problem(
     """Tables of `rows` rows, slices of a wider one. The peer knows layer norm only."""
     draw = Draw(dtype, device, tokens + width)
     x, (shift, scale), row = draw(tokens, width), draw(rows, 2 * width).chunk(2, 1), draw.index(tokens, rows)
-    return Problem(
-        **of_op(modulate, x, shift, scale, row, norm=norm),
+    return of_op(
+        modulate,
+        (x, shift, scale, row),
+        {"norm": norm},
         flops=8 * x.numel(),
         moved=(2 * x.numel() + 2 * shift.numel()) * dtype.itemsize + 4 * tokens,
         peers=eager(eager_modulate, x, shift, scale, row) if norm == "layer" else {},
@@ -67,8 +69,10 @@ def gated_residual_problem(
     x, y, row = draw(tokens, width), draw(tokens, width), draw.index(tokens, rows)
     gate, shift, scale = draw(rows, 3 * width).chunk(3, 1)
     more = {"shift": shift, "scale": scale} if modulated else {}
-    return Problem(
-        **of_op(gated_residual, x, y, gate, row, **more),
+    return of_op(
+        gated_residual,
+        (x, y, gate, row),
+        more,
         flops=(10 if modulated else 2) * x.numel(),
         moved=((4 if modulated else 3) * x.numel() + (1 + len(more)) * gate.numel()) * dtype.itemsize + 4 * tokens,
         peers=eager(eager_gated_residual, x, y, gate, row, *more.values()),
@@ -93,8 +97,10 @@ def rope_problem(
     cos, sin = angles.cos(), angles.sin()
     q_weight, k_weight = draw(2, model.heads * model.head_dim if across else model.head_dim)
     options = {"q_weight": q_weight, "k_weight": k_weight, "across_heads": across, "layout": layout}
-    return Problem(
-        **of_op(qk_norm_rope, q, k, cos, sin, **options),
+    return of_op(
+        qk_norm_rope,
+        (q, k, cos, sin),
+        options,
         flops=10 * 2 * q.numel(),
         moved=4 * q.numel() * dtype.itemsize + 8 * angles.numel(),
         peers=eager(eager_rope, q, k, cos, sin, q_weight, k_weight, across, layout),

@@ -80,9 +80,9 @@ def test_reset_comes_before_every_run() -> None:
 
 def test_of_op_runs_the_op_itself() -> None:
     x, table, row = torch.randn(5, 8), torch.randn(2, 16), torch.zeros(5, dtype=torch.int32)
-    made = of_op(modulate, x, *table.chunk(2, 1), row, norm="rms")
-    assert made["exact"]()[0].dtype == torch.float64
-    assert torch.equal(made["run"]("reference")[0], made["plain"]()[0])
+    made = of_op(modulate, (x, *table.chunk(2, 1), row), {"norm": "rms"}, flops=1, moved=2)
+    assert made.exact()[0].dtype == torch.float64
+    assert torch.equal(made.run("reference")[0], made.plain()[0])
 
 
 def test_fresh_memory_is_itself_again_afterwards() -> None:
