@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -57,3 +57,13 @@ def pixel_conv(target: str, *sources: str) -> list[Entry]:
     """Weight and bias of linear layers, or of convolutions of one pixel, one below the other."""
     weight = Entry(f"{target}.weight", tuple(f"{source}.weight" for source in sources), matrices)
     return [weight, Entry(f"{target}.bias", tuple(f"{source}.bias" for source in sources))]
+
+
+def affine(target: str, source: str) -> list[Entry]:
+    """Weight and bias of a norm."""
+    return [Entry(f"{target}.{part}", (f"{source}.{part}",)) for part in ("weight", "bias")]
+
+
+def collect(parts: Iterable[Iterable[Entry]]) -> list[Entry]:
+    """All entries of several lists."""
+    return [entry for part in parts for entry in part]

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.testing import num_threads
-from ..runtime.load import empty_module, fill_module
+from ..runtime.load import empty_module, fill_module, load_vae
 from ..runtime.models import vae_class
 from ..runtime.models.layers import dtypes, lay_out
 from ..runtime.vae import StreamingVAE
+from .checkpoint import convert
 from .peer import call_decode, call_encode
 from .testing import LIMIT, apply, error, in_bfloat16
 
@@ -66,6 +68,15 @@ def check_vae(reference: Any, family: ModuleType, latents: Sequence[Size], video
         loss = error([case[1](x) for case, x in zip(cases, inputs, strict=True)], exact)
         budget = 2 * error([case[2](plain, x) for case, x in zip(cases, inputs, strict=True)], exact)
     assert loss <= budget, f"bfloat16: relative error {loss:.3g}; allowed: {budget:.3g}, twice diffusers' own"
+
+
+def check_converted_vae(reference: Any, family: ModuleType, latent: Size, folder: Path) -> None:
+    """Saved, converted with verification, and loaded, the VAE gives the bits that it gives without a file."""
+    reference.save_pretrained(folder / "source")
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        loaded = load_vae(convert(folder / "source", folder / name, name), "cpu", name)
+        z = random_latent(loaded.latent_channels, latent)
+        assert torch.equal(loaded.decode(z), streaming(reference, family, dtype).decode(z)), name
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """Wan's VAE, streaming, against diffusers' own with random weights."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,15 @@ from diffusers import AutoencoderKLWan
 
 from packdit.export.families import wan_vae
 from packdit.export.testing import randomize
-from packdit.export.vae_testing import check_published_vae, check_vae, random_latent, random_video, streaming, whole
+from packdit.export.vae_testing import (
+    check_converted_vae,
+    check_published_vae,
+    check_vae,
+    random_latent,
+    random_video,
+    streaming,
+    whole,
+)
 from packdit.runtime.models.wan_vae import WanVAE
 from packdit.runtime.vae import StreamingVAE
 
@@ -39,6 +48,10 @@ def test_it_is_diffusers(name: str) -> None:
     side = 16 if "2.2" in name else 8
     videos = [(1, 2 * side, side), (9, side, 2 * side)]
     check_vae(reference(name), wan_vae, latents=[(1, 2, 3), (4, 3, 2)], videos=videos)
+
+
+def test_it_is_converted(tmp_path: Path) -> None:
+    check_converted_vae(reference("2.2"), wan_vae, (2, 2, 3), tmp_path)
 
 
 @pytest.fixture(scope="module", params=["2.1", "2.2"])

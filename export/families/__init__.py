@@ -93,7 +93,8 @@ def family_of(kind: str, name: str) -> str:
 def pipeline_of(name: Any) -> tuple[str, Describe]:
     """The family of the pipeline class `name` and its `describe`. ValueError, with all that are known, for another."""
     if not isinstance(name, str) or name not in PIPELINES:
-        raise ValueError(f"the pipeline {quote(name)} is not known; known are {', '.join(PIPELINES)}")
+        known = ", ".join(known.removesuffix("Pipeline") for known in PIPELINES)
+        raise ValueError(f"the pipeline {quote(name)} is not known; known is that of {known}")
     family, place = PIPELINES[name]
     module, function = place.split(":")
     return family, getattr(import_module(f".{module}", __name__), function)

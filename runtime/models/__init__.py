@@ -14,6 +14,7 @@ TRANSFORMERS = {
 VAES = {
     "ShapesVideoVAE": ".shapes_vae:ShapesVAE",
     "AutoencoderKLWan": ".wan_vae:WanVAE",
+    "AutoencoderKL": ".kl_vae:ImageVAE",
 }
 
 

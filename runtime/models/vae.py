@@ -6,6 +6,8 @@ own under that part, so that a part need not have a name.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -13,9 +15,9 @@ from torch import Tensor, nn
 
 from ...kernels import carried, causal_conv3d, group_norm_silu, norm_silu, varlen_attention
 from ..request import quote
+from .frames import Triple, enlarge
 from .layers import Linear, Stream, parameter
 
-Triple = tuple[int, int, int]
 END = "end"  # in a stream while the clip's last chunk goes through: parts that look ahead give what they hold back
 AFTER = ((0, 1), (0, 1))  # padding below and to the right alone, as strided convolutions of image VAEs have it
 
@@ -79,7 +81,7 @@ class Conv3d(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         if self.kernel[0] == 1:
-            return causal_conv3d(x, self.weight, self.bias, stride=self.stride, **self.space)
+            return self.convolve(x, None)
         if not len(x):
             return self._nothing(x)
         past = stream.get(self)
@@ -91,10 +93,50 @@ class Conv3d(nn.Module):
         stream[self] = carried(past, x, self.kernel[0], self.stride[0])
         if past is not None and len(past) + len(x) < self.kernel[0]:
             return self._nothing(x)
+        return self.convolve(x, past)
+
+    def convolve(self, x: Tensor, past: Tensor | None) -> Tensor:
+        """The convolution of a chunk after what is carried."""
         return causal_conv3d(x, self.weight, self.bias, past=past, stride=self.stride, **self.space)
 
     def _nothing(self, x: Tensor) -> Tensor:
         return x.new_empty(0, *x.shape[1:3], len(self.bias))
+
+
+class UpConv3d(Conv3d):
+    """Every pixel as 2x2 equal ones, then a convolution of 3x3 pixels.
+
+    Laid out it is four convolutions of 2x2 pixels of the small frame, a quarter of the outputs each, whose weights are
+    sums of the given ones (nearest-neighbour pixels are equal): 4/9 of the products, and no large frame to read.
+    """
+
+    def __init__(self, cin: int, cout: int, frames: int = 1, **options: Any) -> None:
+        super().__init__(cin, cout, (frames, 3, 3), **options)
+
+    def lay_out(self) -> None:
+        """weight [out, kt, 3, 3, in] -> [2, 2, out, kt, 2, 2, in], by an output's place in its pixel's block."""
+        rows = _halves(self.weight.data.float(), 2)
+        phases = torch.stack([torch.stack(_halves(row, 3)) for row in rows])
+        self.weight.data = phases.to(self.weight.dtype)
+
+    def convolve(self, x: Tensor, past: Tensor | None) -> Tensor:
+        if self.weight.ndim == 5:
+            large = None if past is None else enlarge(past, (1, 2, 2))
+            return super().convolve(enlarge(x, (1, 2, 2)), large)
+        (h, w), out = x.shape[1:3], None
+        for a, b in product((0, 1), (0, 1)):
+            around = (1 - a, a), (1 - b, b)
+            part = causal_conv3d(x, self.weight[a, b], self.bias, past=past, padding=around, **self.space)
+            out = part.new_empty(len(part), h, 2, w, 2, part.shape[3]) if out is None else out
+            out[:, :, a, :, b] = part
+        assert out is not None
+        return out.view(len(out), 2 * h, 2 * w, -1)
+
+
+def _halves(weight: Tensor, axis: int) -> list[Tensor]:
+    """Three taps over pixels of which two are equal, for the first and for the second of an output's block."""
+    first, middle, last = weight.unbind(axis)
+    return [torch.stack((first, middle + last), axis), torch.stack((first + middle, last), axis)]
 
 
 def conv2d(cin: int, cout: int, side: int = 3, stride: int = 1, **space: Any) -> Conv3d:
@@ -110,7 +152,7 @@ class RmsNorm(nn.Module):
         self.activation, self.eps = activation, eps
         self.weight = parameter(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
         return norm_silu(x, self.weight, activation=self.activation, eps=self.eps)
 
 
@@ -124,10 +166,27 @@ class GroupNorm(nn.Module):
         self.groups, self.across, self.activation, self.eps = groups, across, activation, eps
         self.weight, self.bias = parameter(channels), parameter(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
         positions = x.reshape(1 if self.across else len(x), -1, x.shape[-1])
-        options = {"activation": self.activation, "eps": self.eps}
-        return group_norm_silu(positions, self.weight, self.bias, self.groups, **options).view(x.shape)
+        affine = self.weight, self.bias, self.groups
+        return group_norm_silu(positions, *affine, activation=self.activation, eps=self.eps).view(x.shape)
+
+
+class Res(nn.Module):
+    """x, or a projection of it, plus two convolutions, each after a norm; `norm` and `conv` make them."""
+
+    def __init__(
+        self, cin: int, cout: int, norm: Callable[[int], nn.Module], conv: Callable[[int, int], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = norm(cin), conv(cin, cout)
+        self.norm2, self.conv2 = norm(cout), conv(cout, cout)
+        self.shortcut = None if cin == cout else conv2d(cin, cout, 1)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        h = self.conv1(self.norm1(x, stream), stream)
+        h = self.conv2(self.norm2(h, stream), stream)
+        return h + (x if self.shortcut is None else self.shortcut(x, stream))
 
 
 class Attention(nn.Module):
@@ -139,14 +198,26 @@ class Attention(nn.Module):
         self.norm, self.causal = norm, causal
         self.qkv, self.out = Linear(channels, 3 * channels), Linear(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
         frames, area, channels = len(x), x.shape[1] * x.shape[2], x.shape[3]
-        q, k, v = self.qkv(self.norm(x)).view(frames * area, 3, 1, channels).unbind(1)
+        q, k, v = self.qkv(self.norm(x, stream)).view(frames * area, 3, 1, channels).unbind(1)
         if self.causal:
             y = torch.cat([attend(q[i : i + area], k[: i + area], v[: i + area]) for i in range(0, len(q), area)])
         else:
             y = attend(q, k, v, frames)
         return x + self.out(y).view(x.shape)
+
+
+class Middle(nn.Module):
+    """A residual block, attention where there is any, a residual block."""
+
+    def __init__(self, before: nn.Module, attention: nn.Module | None, after: nn.Module) -> None:
+        super().__init__()
+        self.before, self.attention, self.after = before, attention, after
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        x = self.before(x, stream)
+        return self.after(x if self.attention is None else self.attention(x, stream), stream)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, segments: int = 1) -> Tensor:

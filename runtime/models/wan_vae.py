@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .frames import enlarge, fold, mean_of_groups, unfold
+from .frames import fold, mean_of_groups, unfold
 from .layers import Stream
-from .vae import AFTER, Attention, Conv3d, RmsNorm, VideoVAE, conv2d, is_first
+from .vae import AFTER, Attention, Conv3d, Middle, Res, RmsNorm, UpConv3d, VideoVAE, conv2d, is_first
 
 DEFAULTS: dict[str, Any] = {
     "base_dim": 96,
@@ -41,30 +41,13 @@ def _conv(cin: int, cout: int) -> Conv3d:
     return Conv3d(cin, cout, (3, 3, 3))
 
 
-class Res(nn.Module):
-    """x, or a projection of it, plus two convolutions."""
-
-    def __init__(self, cin: int, cout: int) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = _norm(cin), _conv(cin, cout)
-        self.norm2, self.conv2 = _norm(cout), _conv(cout, cout)
-        self.shortcut = None if cin == cout else conv2d(cin, cout, 1)
-
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        h = self.conv2(self.norm2(self.conv1(self.norm1(x), stream)), stream)
-        return h + (x if self.shortcut is None else self.shortcut(x, stream))
+def _res(cin: int, cout: int) -> Res:
+    return Res(cin, cout, _norm, _conv)
 
 
-class Middle(nn.Module):
-    """A residual block, attention within each frame, a residual block."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.before, self.after = Res(channels, channels), Res(channels, channels)
-        self.attention = Attention(channels, _norm(channels, activation=False))
-
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        return self.after(self.attention(self.before(x, stream)), stream)
+def _middle(channels: int) -> Middle:
+    attention = Attention(channels, _norm(channels, activation=False))
+    return Middle(_res(channels, channels), attention, _res(channels, channels))
 
 
 class Down(nn.Module):
@@ -74,7 +57,7 @@ class Down(nn.Module):
         super().__init__()
         self.channels = cout if shortcut else None
         self.sides = (2 if time else 1, 2 if space else 1, 2 if space else 1)
-        self.blocks = nn.ModuleList([Res(cout if i else cin, cout) for i in range(depth)])
+        self.blocks = nn.ModuleList([_res(cout if i else cin, cout) for i in range(depth)])
         self.space = conv2d(cout, cout, stride=2, padding=AFTER) if space else None
         self.time = Conv3d(cout, cout, (3, 1, 1), (2, 1, 1)) if time else None
 
@@ -107,9 +90,9 @@ class Up(nn.Module):
         super().__init__()
         self.channels = cout if shortcut else None
         self.sides = (2 if time else 1, 2, 2)
-        self.blocks = nn.ModuleList([Res(cout if i else cin, cout) for i in range(depth)])
+        self.blocks = nn.ModuleList([_res(cout if i else cin, cout) for i in range(depth)])
         self.time = Conv3d(cout, 2 * cout, (3, 1, 1)) if time else None
-        self.space = conv2d(cout, cout if shortcut else cout // 2) if space else None
+        self.space = UpConv3d(cout, cout if shortcut else cout // 2) if space else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         first, h = is_first(self, stream), x
@@ -119,7 +102,7 @@ class Up(nn.Module):
             h = self.double(self.time, h, first, stream)
         if self.space is None:
             return h
-        h = self.space(enlarge(h, (1, 2, 2)), stream)
+        h = self.space(h, stream)
         return h if self.channels is None else h + self.repeated(x, self.channels, first)
 
     def double(self, conv: Conv3d, x: Tensor, first: bool, stream: Stream) -> Tensor:
@@ -157,7 +140,7 @@ class Encoder(nn.Module):
             Down(cin, cout, depth, space=space, time=time, shortcut=shortcut)
             for (cin, cout), space, time in zip(pairwise(widths), spaces, times, strict=True)
         )
-        self.middle = Middle(widths[-1])
+        self.middle = _middle(widths[-1])
         self.norm_out, self.conv_out = _norm(widths[-1]), _conv(widths[-1], latent)
         self.quant = conv2d(latent, latent, 1)
 
@@ -165,7 +148,7 @@ class Encoder(nn.Module):
         x = self.conv_in(unfold(x, (1, self.patch, self.patch)), stream)
         for stage in self.stages:
             x = stage(x, stream)
-        x = self.norm_out(self.middle(x, stream))
+        x = self.norm_out(self.middle(x, stream), stream)
         return self.quant(self.conv_out(x, stream), stream)
 
 
@@ -180,7 +163,7 @@ class Decoder(nn.Module):
         self.patch = config["patch_size"] or 1
         times = [*config["temperal_downsample"][::-1], False]
         self.quant = conv2d(latent, latent, 1)
-        self.conv_in, self.middle = _conv(latent, widths[0]), Middle(widths[0])
+        self.conv_in, self.middle = _conv(latent, widths[0]), _middle(widths[0])
         self.stages = nn.ModuleList()
         for i, ((cin, cout), time) in enumerate(zip(pairwise(widths), times, strict=True)):
             entering = cin // 2 if i and not shortcut else cin
@@ -191,7 +174,7 @@ class Decoder(nn.Module):
         x = self.middle(self.conv_in(self.quant(z, stream), stream), stream)
         for stage in self.stages:
             x = stage(x, stream)
-        x = self.conv_out(self.norm_out(x), stream)
+        x = self.conv_out(self.norm_out(x, stream), stream)
         return fold(x, (1, self.patch, self.patch)).clamp(-1, 1)
 
 
