@@ -63,6 +63,40 @@ inline void pack_heads(const float* x, int64_t x_stride, int64_t rows, int64_t d
     }
 }
 
+// Fetches rows into the caches a few at a time, while the processor is busy with others.
+class Ahead {
+public:
+    // Rows of `dim` floats.
+    void add(const float* x, int64_t stride, int64_t rows, int64_t dim) {
+        parts_[num_parts_++] = {x, stride, rows, dim};
+        rows_ += rows;
+    }
+
+    // To be called `calls` times: fetches as many rows each time.
+    void spread(int64_t calls) { step_ = calls > 0 ? (rows_ + calls - 1) / calls : 0; }
+
+    void fetch() {
+        int64_t left = step_;
+        while (left > 0 && part_ < num_parts_) {
+            Part& p = parts_[part_];
+            for (; left > 0 && p.rows > 0; --left, --p.rows, p.x += p.stride) {
+                for (int64_t d = 0; d < p.dim; d += 16) __builtin_prefetch(p.x + d);
+                __builtin_prefetch(p.x + p.dim - 1);
+            }
+            if (p.rows == 0) ++part_;
+        }
+    }
+
+private:
+    struct Part {
+        const float* x;
+        int64_t stride, rows, dim;
+    };
+    Part parts_[4];
+    int num_parts_ = 0, part_ = 0;
+    int64_t rows_ = 0, step_ = 0;
+};
+
 // Up to kPanel queries of the block, from `first` on, and how many keys of a key block they see.
 struct Panel {
     int64_t first;
@@ -75,6 +109,11 @@ struct Panel {
         const int64_t left = b.num_queries - first_query;
         rows = static_cast<int>(left < kPanel ? left : kPanel);
         vectors = (rows + 15) / 16;
+        if (!b.causal) {
+            fewest = most = num_keys;
+            for (float& limit : limits) limit = static_cast<float>(num_keys);
+            return;
+        }
         for (int r = 0; r < kPanel; ++r) {
             const int64_t query = b.first_query + first_query + (r < rows ? r : rows - 1);
             const int64_t limit = visible_keys(b, query) - first_key;
@@ -133,9 +172,9 @@ inline F16 soften(float* scores, const float* biases, const Panel& p, F16 limits
 }
 
 // Goes on with the chains of four dimensions over the keys that only some of the queries see.
-inline void weigh_ragged(const Scratch& s, const Panel& p, int64_t width, int64_t first_dim, int64_t lane) {
+inline void weigh_ragged(const Scratch& s, const Panel& p, int64_t width, int64_t first_dim, int64_t lane, float* out) {
     const F16 limits = load(p.limits + lane);
-    float* weighted = s.weighted + first_dim * kPanel + lane;
+    float* weighted = out + first_dim * kPanel + lane;
     F16 acc[4] = {load(weighted), load(weighted + kPanel), load(weighted + 2 * kPanel), load(weighted + 3 * kPanel)};
     for (int64_t key = p.fewest; key < p.most; ++key) {
         const float* values = s.values + key * width + first_dim;
@@ -149,8 +188,8 @@ inline void weigh_ragged(const Scratch& s, const Panel& p, int64_t width, int64_
     for (int i = 0; i < 4; ++i) store(weighted + i * kPanel, acc[i]);
 }
 
-// The weighted sums of the block's values.
-inline void weigh(const Scratch& s, const Panel& p, int64_t dim) {
+// out = the weighted sums of the block's values.
+inline void weigh(const Scratch& s, const Panel& p, int64_t dim, float* out) {
     const int64_t width = padded(dim);
     Product product;
     product.depth = p.fewest;
@@ -158,7 +197,7 @@ inline void weigh(const Scratch& s, const Panel& p, int64_t dim) {
     product.a_stride = width;
     product.b = s.weights;
     product.b_stride = kPanel;
-    product.c = s.weighted;
+    product.c = out;
     product.c_stride = kPanel;
     product.rows = static_cast<int>(dim);
     product.columns = 16 * p.vectors;
@@ -166,13 +205,14 @@ inline void weigh(const Scratch& s, const Panel& p, int64_t dim) {
     multiply(product);
     if (p.fewest == p.most) return;
     for (int64_t d = 0; d < dim; d += 4) {
-        for (int v = 0; v < p.vectors; ++v) weigh_ragged(s, p, width, d, 16 * v);
+        for (int v = 0; v < p.vectors; ++v) weigh_ragged(s, p, width, d, 16 * v, out);
     }
 }
 
-// One panel of queries against one packed key block.
-inline void attend_panel(const AttentionBlock& b, const Scratch& s, const Panel& p) {
+// One panel of queries against one packed key block, which may be the first.
+inline void attend_panel(const AttentionBlock& b, const Scratch& s, const Panel& p, bool first, Ahead& ahead) {
     score(s, p, b.head_dim);
+    ahead.fetch();
     float factors[kPanel];
     for (int v = 0; v < p.vectors; ++v) {
         const int64_t lane = p.first + 16 * v;
@@ -180,8 +220,10 @@ inline void attend_panel(const AttentionBlock& b, const Scratch& s, const Panel&
         store(factors + 16 * v,
               soften(s.weights + 16 * v, s.biases, p, limits, b.scale, s.maxima + lane, s.totals + lane));
     }
-    weigh(s, p, b.head_dim);
     float* sums = s.sums + p.first * padded(b.head_dim);
+    weigh(s, p, b.head_dim, first ? sums : s.weighted);
+    ahead.fetch();
+    if (first) return;
     for (int64_t d = 0; d < b.head_dim; ++d) {
         for (int v = 0; v < p.vectors; ++v) {
             const int64_t at = d * kPanel + 16 * v;
@@ -208,6 +250,27 @@ inline void write_out(const AttentionBlock& b, const Scratch& s, int64_t first) 
     });
 }
 
+// What is read after the key block that ends at first_key: the keys and values from there on, else the next block's.
+inline Ahead following(const AttentionBlock& b, int64_t first_key, int64_t end) {
+    Ahead ahead;
+    const auto add_keys = [&](const AttentionBlock& of, int64_t first) {
+        const int64_t rows = of.segment_keys - first < kKeys ? of.segment_keys - first : kKeys;
+        ahead.add(of.k + first * of.k_stride, of.k_stride, rows, of.head_dim);
+        ahead.add(of.v + first * of.v_stride, of.v_stride, rows, of.head_dim);
+    };
+    if (first_key < end) {
+        add_keys(b, first_key);
+    } else {
+        ahead.add(b.out, b.out_stride, b.num_queries, b.head_dim);
+        if (b.next) {
+            ahead.add(b.next->q, b.next->q_stride, b.next->num_queries, b.head_dim);
+            add_keys(*b.next, 0);
+        }
+    }
+    ahead.spread(2 * ((b.num_queries + kPanel - 1) / kPanel));
+    return ahead;
+}
+
 void attention(const AttentionBlock& b) {
     const int64_t dim = b.head_dim;
     Scratch s;
@@ -220,7 +283,6 @@ void attention(const AttentionBlock& b) {
         const int64_t rows = b.num_queries - i < kPanel ? b.num_queries - i : kPanel;
         pack_heads(b.q + i * b.q_stride, b.q_stride, rows, dim, s.queries + i * dim, kPanel);
     }
-    for (int64_t i = 0; i < kQueries * padded(dim); i += 16) store(s.sums + i, set(0.0f));
     for (int64_t i = 0; i < kQueries; i += 16) {
         store(s.maxima + i, set(-kInfinity));
         store(s.totals + i, set(0.0f));
@@ -231,9 +293,10 @@ void attention(const AttentionBlock& b) {
         pack_heads(b.k + first_key * b.k_stride, b.k_stride, num_keys, dim, s.keys, kKeys);
         pack_plain(b.v + first_key * b.v_stride, b.v_stride, num_keys, dim, s.values, padded(dim));
         for (int64_t i = 0; i < num_keys; ++i) s.biases[i] = b.key_bias ? b.key_bias[first_key + i] : 0.0f;
+        Ahead ahead = following(b, first_key + kKeys, end);
         for (int64_t i = 0; i < b.num_queries; i += kPanel) {
             const Panel panel(b, i, first_key, num_keys);
-            if (panel.most > 0) attend_panel(b, s, panel);
+            if (panel.most > 0) attend_panel(b, s, panel, first_key == 0, ahead);
         }
     }
     for (int64_t i = 0; i < b.num_queries; i += 16) write_out(b, s, i);

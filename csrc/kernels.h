@@ -40,8 +40,9 @@ struct AttentionBlock {
     int64_t head_dim;
     bool causal;
     float scale;
-    const float* key_bias;  // added to the scaled scores of each key; null: none
-    float* scratch;         // attention_scratch(head_dim) floats, aligned to 64 bytes
+    const float* key_bias;       // added to the scaled scores of each key; null: none
+    float* scratch;              // attention_scratch(head_dim) floats, aligned to 64 bytes
+    const AttentionBlock* next;  // what the same thread does afterwards; null: unknown
 };
 
 // q or k of one token: num_heads vectors of head_dim, head_stride apart; out is contiguous.

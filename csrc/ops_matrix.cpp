@@ -128,13 +128,29 @@ void varlen_attention(const Attention& a, int threads) {
     }
     const int64_t num_tasks = static_cast<int64_t>(blocks.size()) * a.q.heads;
     std::atomic<int64_t> next{0};
-    parallel(threads, work, [&](int, int) {
+    parallel(threads, work, [&](int, int num_threads) {
         const Buffer scratch(k.attention_scratch(a.head_dim));
-        for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < num_tasks;) {
+        const auto block = [&](int64_t task) {
             const auto [segment, first_query] = blocks[task / a.q.heads];
-            AttentionBlock block = block_of(a, segment, first_query, task % a.q.heads, k.attention_queries);
-            block.scratch = scratch.data();
-            k.attention(block);
+            AttentionBlock b = block_of(a, segment, first_query, task % a.q.heads, k.attention_queries);
+            b.scratch = scratch.data();
+            return b;
+        };
+        // A thread takes several tasks at a time, so that it knows its next one, and fewer towards the end.
+        for (;;) {
+            const int64_t left = num_tasks - next.load(std::memory_order_relaxed);
+            const int64_t count = std::clamp<int64_t>(left / (8 * num_threads), 1, 16);
+            const int64_t first = next.fetch_add(count, std::memory_order_relaxed);
+            const int64_t last = std::min(first + count, num_tasks);
+            if (first >= last) break;
+            AttentionBlock now = block(first);
+            for (int64_t task = first; task < last; ++task) {
+                const bool more = task + 1 < last;
+                const AttentionBlock then = more ? block(task + 1) : now;
+                now.next = more ? &then : nullptr;
+                k.attention(now);
+                now = then;
+            }
         }
     });
 }

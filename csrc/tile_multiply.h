@@ -8,7 +8,15 @@ constexpr int kPanel = 16 * kTileVectors;
 
 void pack_transposed(const float* const* rows, int count, int64_t width, float* out, int64_t stride) {
     F16 r[16];
-    for (int64_t j = 0; j < width; j += 16) {
+    int64_t j = 0;
+    for (; count == 16 && j + 16 <= width; j += 16) {  // without the checks of the loop below
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) r[i] = load(rows[i] + j);
+        transpose(r);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) store(out + (j + i) * stride, r[i]);
+    }
+    for (; j < width; j += 16) {
         const int64_t lanes = width - j < 16 ? width - j : 16;
         for (int i = 0; i < 16; ++i) r[i] = i < count ? load(rows[i] + j, lanes) : set(0.0f);
         transpose(r);

@@ -75,11 +75,12 @@ inline F16 swap_pairs(F16 a) { return {_mm256_permute_ps(a.low, 0xb1), _mm256_pe
 
 inline float sum(F16 a) { return sum(_mm256_add_ps(a.low, a.high)); }
 
-inline __m256 pow2_half(__m256 n) {
-    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+inline __m256 scale_half(__m256 a, __m256 n) {
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(126));
+    return _mm256_mul_ps(_mm256_add_ps(a, a), _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 }
-inline F16 pow2(F16 n) { return {pow2_half(n.low), pow2_half(n.high)}; }
+// a 2^n for whole n, also where 2^n itself is infinite and the result is not.
+inline F16 scale_by_pow2(F16 a, F16 n) { return {scale_half(a.low, n.low), scale_half(a.high, n.high)}; }
 
 inline void transpose8(__m256 (&r)[8]) {
     __m256 pairs[8], quads[8];

@@ -50,10 +50,8 @@ inline float sum(F16 a) {
         _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.v), 1))));
 }
 
-inline F16 pow2(F16 n) {
-    const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
-}
+// a 2^n for whole n, also where 2^n itself is infinite and the result is not.
+inline F16 scale_by_pow2(F16 a, F16 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 
 inline void transpose(F16 (&r)[16]) {
     __m512 pairs[16], quads[16];

@@ -35,8 +35,7 @@ inline F16 exp(F16 x) {
     p = fma(p, r, set(0.4999999403953552f));
     p = fma(p, r, set(1.0f));
     p = fma(p, r, set(1.0f));
-    const F16 result = (p + p) * pow2(n - set(1.0f));  // 2^n itself may be infinite where e^x is not
-    return select_less(x, smallest, set(0.0f), result);
+    return select_less(x, smallest, set(0.0f), scale_by_pow2(p, n));
 }
 
 inline F16 silu(F16 x) { return x / (set(1.0f) + exp(set(0.0f) - x)); }

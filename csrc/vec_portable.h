@@ -86,8 +86,9 @@ inline float sum(F16 a) {
     return a.v[0];
 }
 
-inline F16 pow2(F16 n) {
-    return each([&](int i) { return std::isnan(n.v[i]) ? n.v[i] : std::ldexp(1.0f, static_cast<int>(n.v[i])); });
+// a 2^n for whole n, also where 2^n itself is infinite and the result is not.
+inline F16 scale_by_pow2(F16 a, F16 n) {
+    return each([&](int i) { return std::isnan(n.v[i]) ? n.v[i] : std::ldexp(a.v[i], static_cast<int>(n.v[i])); });
 }
 
 inline void transpose(F16 (&r)[16]) {
