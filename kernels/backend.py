@@ -20,6 +20,8 @@ TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # On a GPU these are PyTorch's library calls, also for a model whose backend is triton.
 WIDE = "varlen_attention of wide heads"
 WITHOUT_TRITON = ("linear", "linear_int8", "causal_conv3d", "group_norm_silu", WIDE)
+# These have no C++ kernel: the reference, also for a model whose backend is cpu.
+WITHOUT_CPU = ("varlen_attention_fp8",)
 
 _has_triton = find_spec("triton") is not None
 _default: ContextVar[str | None] = ContextVar("packdit_backend", default=None)
@@ -66,27 +68,29 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> str:
     within = None if torch.compiler.is_compiling() else _default.get()  # torch.compile cannot trace a ContextVar
     asked = backend or within or os.environ.get("PACKDIT_BACKEND") or "auto"
     if asked == "auto":
-        return _automatic(tensors)
+        return _automatic(op, tensors)
     if asked not in BACKENDS:
         raise ValueError(f"{op}: backend is {asked!r}; allowed: auto, {', '.join(BACKENDS)}")
-    if asked == "triton" and backend is None and op in WITHOUT_TRITON:
+    if backend is None and op in {"triton": WITHOUT_TRITON, "cpu": WITHOUT_CPU}.get(asked, ()):
         return "reference"
     reason = ""
     if asked == "cpu":
-        reason = _why_not_cpu(tensors)
+        reason = _why_not_cpu(op, tensors)
     elif asked == "triton":
         reason = _why_not_triton(op, tensors)
     if reason:
-        raise ValueError(f"{op}: backend {asked!r} cannot run this: {reason}; allowed here: {_automatic(tensors)}")
+        raise ValueError(f"{op}: backend {asked!r} cannot run this: {reason}; allowed here: {_automatic(op, tensors)}")
     return asked
 
 
-def _automatic(tensors: tuple[Tensor, ...]) -> str:
-    return "reference" if _why_not_cpu(tensors) else "cpu"
+def _automatic(op: str, tensors: tuple[Tensor, ...]) -> str:
+    return "reference" if _why_not_cpu(op, tensors) else "cpu"
 
 
-def _why_not_cpu(tensors: tuple[Tensor, ...]) -> str:
+def _why_not_cpu(op: str, tensors: tuple[Tensor, ...]) -> str:
     """Why the C++ kernels cannot take these tensors; empty when they can."""
+    if op in WITHOUT_CPU:
+        return f"there is no C++ kernel of {op}"
     if _native_error:
         return _native_error
     for x in tensors:

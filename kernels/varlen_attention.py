@@ -6,6 +6,8 @@ row that lies in no segment, gives 0. A key that stands for n equal ones, as the
 key_bias log(n): exp(score + log(n)) is what the n would sum to.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,10 +19,21 @@ MAX_HEAD_DIM = 256  # of the Triton kernel
 QUERY_BLOCK = 128  # the unit of query blocks in a work table
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, key_bias: Tensor | None = None) -> Tensor:
+Rounding = Callable[[Tensor], Tensor]
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor,
+    scale: float,
+    key_bias: Tensor | None = None,
+    rounding: Rounding | None = None,
+) -> Tensor:
     """Dense attention of q [Tq, H, D] to k, v [Tk, Hk, D] where visible [Tq, Tk]; no key visible gives 0.
 
-    key_bias [Tk] is added to the scaled scores of each key.
+    key_bias [Tk] is added to the scaled scores of each key; rounding is applied to the weights [H, Tq, Tk].
     """
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
@@ -30,6 +43,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, key_b
     sees_a_key = visible.any(-1, keepdim=True)
     scores = scores.masked_fill(~visible, -torch.inf).masked_fill(~sees_a_key, 0)
     weights = scores.softmax(-1).masked_fill(~sees_a_key, 0)
+    if rounding is not None:
+        weights = rounding(weights)
     return torch.einsum("hqk,khd->qhd", weights, v)
 
 
@@ -42,8 +57,9 @@ def varlen_attention_reference(
     causal: bool,
     scale: float,
     key_bias: Tensor | None = None,
+    rounding: Rounding | None = None,
 ) -> Tensor:
-    """The definition, in plain PyTorch; differentiable. Arguments as in `varlen_attention`.
+    """The definition, in plain PyTorch; differentiable. Arguments as in `varlen_attention` and `attend`.
 
     Where Python may read the offsets, segments run one after another. On a GPU, and in a traced graph, the whole pack
     is one masked attention, which needs no lengths on the host but lets a NaN of one segment reach the others.
@@ -51,8 +67,9 @@ def varlen_attention_reference(
     wide = accurate(q), accurate(k), accurate(v)
     if readable(cu_seqlens_q) and readable(cu_seqlens_k):
         starts = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
-        return _segment_by_segment(*wide, *starts, causal, scale, key_bias).to(q.dtype)
-    return attend(*wide, _visible(q, k, cu_seqlens_q, cu_seqlens_k, causal), scale, key_bias).to(q.dtype)
+        return _segment_by_segment(*wide, *starts, causal, scale, key_bias, rounding).to(q.dtype)
+    visible = _visible(q, k, cu_seqlens_q, cu_seqlens_k, causal)
+    return attend(*wide, visible, scale, key_bias, rounding).to(q.dtype)
 
 
 def _segment_by_segment(
@@ -64,6 +81,7 @@ def _segment_by_segment(
     causal: bool,
     scale: float,
     key_bias: Tensor | None,
+    rounding: Rounding | None,
 ) -> Tensor:
     pieces = [torch.zeros_like(q[: starts_q[0]])]
     for segment in range(len(starts_q) - 1):
@@ -74,20 +92,20 @@ def _segment_by_segment(
         if causal:
             visible = visible.tril(num_k - num_q)
         bias = None if key_bias is None else key_bias[in_k]
-        pieces.append(attend(q[in_q], k[in_k], v[in_k], visible, scale, bias))
+        pieces.append(attend(q[in_q], k[in_k], v[in_k], visible, scale, bias, rounding))
     pieces.append(torch.zeros_like(q[starts_q[-1] :]))
     return torch.cat(pieces)
 
 
 def _visible(q: Tensor, k: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool) -> Tensor:
     """Which keys each query of the pack sees, bool [Tq, Tk], from the offsets alone."""
-    in_q, to_end_q = _segments(q.shape[0], cu_seqlens_q)
-    in_k, to_end_k = _segments(k.shape[0], cu_seqlens_k)
+    in_q, to_end_q = segments_of(q.shape[0], cu_seqlens_q)
+    in_k, to_end_k = segments_of(k.shape[0], cu_seqlens_k)
     visible = (in_q[:, None] == in_k) & (in_q[:, None] >= 0)
     return visible & (to_end_k >= to_end_q[:, None]) if causal else visible
 
 
-def _segments(num_tokens: int, offsets: Tensor) -> tuple[Tensor, Tensor]:
+def segments_of(num_tokens: int, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """The segment of each token (-1: none) and the token's distance from that segment's end."""
     token = torch.arange(num_tokens, device=offsets.device)
     segment = (token[:, None] >= offsets).sum(-1) - 1
@@ -169,15 +187,31 @@ def _(
     return q.new_empty(q.shape)
 
 
-def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
-    check_tensor("varlen_attention: q", q, (None, None, None))
+def check_attention(
+    op: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor | None,
+    work: Tensor | None,
+) -> None:
+    """Raises ValueError unless these are as `varlen_attention` says."""
+    check_tensor(f"{op}: q", q, (None, None, None))
     heads, head_dim = q.shape[1:]
-    check_tensor("varlen_attention: k", k, (None, None, head_dim), (q.dtype,), q.device)
-    check_tensor("varlen_attention: v", v, tuple(k.shape), (q.dtype,), q.device)
+    check_tensor(f"{op}: k", k, (None, None, head_dim), (q.dtype,), q.device)
+    check_tensor(f"{op}: v", v, tuple(k.shape), (q.dtype,), q.device)
     if head_dim < 1:
-        raise ValueError(f"varlen_attention: head dim is {head_dim}; allowed: at least 1")
+        raise ValueError(f"{op}: head dim is {head_dim}; allowed: at least 1")
     if k.shape[1] == 0 or heads % k.shape[1]:
-        raise ValueError(f"varlen_attention: q has {heads} heads; allowed: multiples of the {k.shape[1]} of k")
+        raise ValueError(f"{op}: q has {heads} heads; allowed: multiples of the {k.shape[1]} of k")
+    check_tensor(f"{op}: cu_seqlens_q", cu_seqlens_q, (None,), INT32, q.device)
+    check_offsets(f"{op}: cu_seqlens_q", cu_seqlens_q, q.shape[0])
+    if cu_seqlens_k is not None:
+        check_tensor(f"{op}: cu_seqlens_k", cu_seqlens_k, tuple(cu_seqlens_q.shape), INT32, q.device)
+    check_offsets(f"{op}: cu_seqlens_k", cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k, k.shape[0])
+    if work is not None:
+        check_tensor(f"{op}: work", work, (None, 2), INT32, q.device)
 
 
 def _check_key_bias(key_bias: Tensor, num_keys: int, device: torch.device) -> None:
@@ -210,15 +244,9 @@ def varlen_attention(
     segment's together and in order, then any number of (-1, 0), and max_seqlen: a bound on the lengths, for backends
     that launch from them. ValueError for anything else, and for offsets on the CPU that decrease.
     """
-    _check_heads(q, k, v)
-    check_tensor("varlen_attention: cu_seqlens_q", cu_seqlens_q, (None,), INT32, q.device)
-    check_offsets("varlen_attention: cu_seqlens_q", cu_seqlens_q, q.shape[0])
+    check_attention("varlen_attention", q, k, v, cu_seqlens_q, cu_seqlens_k, work)
     if cu_seqlens_k is None:
         cu_seqlens_k = cu_seqlens_q
-    check_tensor("varlen_attention: cu_seqlens_k", cu_seqlens_k, tuple(cu_seqlens_q.shape), INT32, q.device)
-    check_offsets("varlen_attention: cu_seqlens_k", cu_seqlens_k, k.shape[0])
-    if work is not None:
-        check_tensor("varlen_attention: work", work, (None, 2), INT32, q.device)
     tensors = [q, k, v]
     if key_bias is not None:
         _check_key_bias(key_bias, k.shape[0], q.device)
