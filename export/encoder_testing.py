@@ -30,19 +30,20 @@ def clip_tokenizer(pad: str = "<|endoftext|>") -> Any:
 
 
 def llama_tokenizer() -> Any:
-    """Letters of LLaMA, with the tokens of a chat template; it starts every text and fills up on the right."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    """Words and what stands between them, with the tokens of a chat template; it starts every text, and fills up on the
+    right. What stands before the prompt in HunyuanVideo's template are 95 tokens, as in the published tokenizer."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    letters = sorted({*map(chr, range(33, 127)), "Ġ", "Ċ"})
-    vocab = {token: i for i, token in enumerate(["<|begin_of_text|>", *TEMPLATE_TOKENS, "<pad>", *letters])}
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
+    tokens = ["<|begin_of_text|>", *TEMPLATE_TOKENS, "<pad>", "<unk>", *WORDS, *"of.,:0123456789"]
+    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    parts = [pre_tokenizers.Split(part, "isolated") for part in ("\n\n", "aspect")]
+    words = [pre_tokenizers.Split(Regex(" +"), "removed"), pre_tokenizers.Punctuation(), pre_tokenizers.Digits(True)]
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*parts, *words])
     backend.post_processor = processors.TemplateProcessing(
         single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)]
     )
-    special = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "pad_token": "<pad>"}
+    special = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "pad_token": "<pad>", "unk_token": "<unk>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="right", **special)
     tokenizer.add_special_tokens({"additional_special_tokens": list(TEMPLATE_TOKENS)})
     return tokenizer

@@ -98,7 +98,7 @@ def test_latte_cuts_the_negative_prompt_to_the_prompts_length(tmp_path: Path) ->
 def test_hunyuan_leaves_its_template_out_and_is_told_its_guidance(tmp_path: Path) -> None:
     llama, clip = small.llama_encoder(), small.clip_text_encoder()
     tokenizer, tokenizer_2 = small.llama_tokenizer(), small.clip_tokenizer()
-    reading = {"length": 60, "template": TEMPLATE, "skip": 8, "layer": -3}
+    reading = {"length": 30, "template": TEMPLATE, "skip": 5, "layer": -3}
     pooling = {"length": 32, "pad": tokenizer_2.pad_token, "pooled": "pooler_output"}
     prompts = Prompts(
         {
@@ -108,8 +108,8 @@ def test_hunyuan_leaves_its_template_out_and_is_told_its_guidance(tmp_path: Path
         Plan(pooled=("text_encoder_2",), guidance=1000.0),
     )
     for prompt in PROMPTS:
-        ids, mask = tokens(tokenizer, TEMPLATE.format(prompt), 60)
-        want = llama(ids, attention_mask=mask, output_hidden_states=True).hidden_states[-3][0, 8 : mask.sum()]
+        ids, mask = tokens(tokenizer, TEMPLATE.format(prompt), 30)
+        want = llama(ids, attention_mask=mask, output_hidden_states=True).hidden_states[-3][0, 5 : mask.sum()]
         (told,) = prompts(asked(prompt, guidance=6.0, embedded=True))
         close(told.text, want)
         pooled = told.extra["pooled"]
@@ -174,7 +174,7 @@ def test_a_class_instead_of_a_prompt() -> None:
 
 
 def test_cut_prompts_are_warned_of(tmp_path: Path) -> None:
-    reading = {"length": 60, "template": TEMPLATE, "skip": 8, "layer": -3}
+    reading = {"length": 30, "template": TEMPLATE, "skip": 5, "layer": -3}
     made = encoder(tmp_path, small.llama_encoder(), small.llama_tokenizer(), **reading)
     with pytest.warns(UserWarning, match=r"the prompt has \d+ tokens; the last \d+ are cut"):
         made.read("red " * 40)
