@@ -13,7 +13,12 @@ TARGETS = ("bundle",)
 
 def export(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A trained pipeline, a directory in diffusers' layout.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A trained pipeline, or one component of it: a directory in diffusers' layout, or a safetensors file "
+            "with the names of Wan's or HunyuanVideo's own repository.",
+        ),
     ],
     dest: Annotated[str, typer.Argument(metavar="DEST", help="The directory to write.")],
     to: Annotated[str, typer.Option(help="What to write: bundle.")] = "bundle",
@@ -47,5 +52,5 @@ def verdict(description: dict[str, Any]) -> str:
         return "not verified"
     errors = [f"{name} {error:.1g}" for name, error in verified["relative_error"].items() if error is not None]
     if not errors:
-        return "every tensor verified, none of the models run"
+        return "every tensor verified, none of the models run: they do not fit into memory"
     return f"verified: largest relative errors {', '.join(errors)}; allowed {verified['limit']:g}"

@@ -35,6 +35,27 @@ def test_a_pipeline_becomes_a_verified_bundle(pipeline_dir: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
+def test_a_component_becomes_a_bundle_that_generates_nothing(pipeline_dir: Path, tmp_path: Path) -> None:
+    result = call(pipeline_dir / "vae", tmp_path / "made")
+    assert result.exit_code == 0
+    assert re.search(
+        r"a bundle of family shapes_vae, fp32, 0\.\d MB, verified: largest relative errors vae ", result.stdout
+    )
+    assert Bundle.open(tmp_path / "made").components == ["vae"]
+    generated = CliRunner().invoke(app, ["generate", "a circle", "--model", str(tmp_path / "made")])
+    assert generated.exit_code == 2
+    said = r"Error: the bundle '[^\n]* holds no pipeline, only its vae; to generate, export the whole [^\n]*\n"
+    assert re.fullmatch(said, generated.stderr)
+
+
+def test_models_that_are_too_large_to_run_are_still_checked(
+    pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("packdit.export.verify.free_bytes", lambda: 0)
+    result = call(pipeline_dir, tmp_path / "made")
+    assert result.stdout.endswith(" MB, every tensor verified, none of the models run: they do not fit into memory\n")
+
+
 def test_what_exists_is_replaced_only_by_force(pipeline_dir: Path, bundle_dir: Path, tmp_path: Path) -> None:
     target = tmp_path / "made"
     shutil.copytree(bundle_dir, target)

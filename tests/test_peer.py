@@ -49,6 +49,15 @@ def test_against_diffusers(checkpoint: Path, tmp_path: Path, dtype: str) -> None
         _ = Bundle.open(tmp_path / "made").limits
 
 
+def test_a_vae_against_diffusers(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    model = diffusers.AutoencoderKLWan(base_dim=4, num_res_blocks=1, latents_mean=[0.5] * 16)
+    randomize(model, seed=0).save_pretrained(tmp_path / "source")
+    verified = convert(tmp_path / "source", tmp_path / "made").description["verified"]
+    assert verified["against"]["vae"].startswith("diffusers 0.")
+    assert 0 < verified["relative_error"]["vae"] <= 1e-4
+
+
 def test_a_mistake_is_found(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wan, "_modulation", lambda tensors: torch.cat(tuple(tensors[1:])).flatten(1))
     with pytest.raises(ValueError, match=r"^the exported transformer differs from its source by .*, more than 0.0001$"):
