@@ -28,11 +28,12 @@ def clips_of(part: Component) -> list[Clip]:
     """Random clips of several shapes: the arguments of the packed call, of each list one entry."""
     model = empty_module(transformer_class(part.class_name), part.settings, part.title)
     generator = torch.Generator().manual_seed(0)
-    clips = [_clip(model, grid, timestep, generator) for grid, timestep in zip(GRIDS, TIMESTEPS, strict=True)]
+    clips = [random_clip(model, grid, timestep, generator) for grid, timestep in zip(GRIDS, TIMESTEPS, strict=True)]
     return [part.module.adapt(part.settings, clip) for clip in clips] if hasattr(part.module, "adapt") else clips
 
 
-def _clip(model: Any, grid: Sequence[int], timestep: float, generator: torch.Generator) -> Clip:
+def random_clip(model: Any, grid: Sequence[int], timestep: float, generator: torch.Generator) -> Clip:
+    """The arguments of a packed model's call for one clip of a grid of tokens, of each list one entry."""
     sides = [n * p for n, p in zip(grid, model.patch, strict=True)]
     clip: Clip = {"latents": torch.randn(model.in_channels, *sides, generator=generator), "timesteps": timestep}
     if model.text_width:
