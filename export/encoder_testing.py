@@ -20,13 +20,13 @@ def t5_tokenizer() -> Any:
 
 
 def clip_tokenizer(pad: str = "<|endoftext|>") -> Any:
-    """Letters of CLIP, with one merge; 32 tokens at most."""
+    """Letters of CLIP, with one merge."""
     from transformers import CLIPTokenizer
 
     tokens = ["!", "&</w>", *LETTERS, *(f"{c}</w>" for c in LETTERS), "re", "red</w>", "<|startoftext|>"]
     vocab = {token: i for i, token in enumerate([*tokens, "<|endoftext|>"])}
     merges: Any = [("r", "e"), ("re", "d</w>")]
-    return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad, model_max_length=32)
+    return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad, model_max_length=77)
 
 
 def llama_tokenizer() -> Any:

@@ -99,7 +99,7 @@ def test_hunyuan_leaves_its_template_out_and_is_told_its_guidance(tmp_path: Path
     llama, clip = small.llama_encoder(), small.clip_text_encoder()
     tokenizer, tokenizer_2 = small.llama_tokenizer(), small.clip_tokenizer()
     reading = {"length": 30, "template": TEMPLATE, "skip": 5, "layer": -3}
-    pooling = {"length": 32, "pad": tokenizer_2.pad_token, "pooled": "pooler_output"}
+    pooling = {"length": 77, "pad": tokenizer_2.pad_token, "pooled": "pooler_output"}
     prompts = Prompts(
         {
             "text_encoder": encoder(tmp_path / "1", llama, tokenizer, **reading),
@@ -114,7 +114,7 @@ def test_hunyuan_leaves_its_template_out_and_is_told_its_guidance(tmp_path: Path
         close(told.text, want)
         pooled = told.extra["pooled"]
         assert isinstance(pooled, Tensor)
-        close(pooled, clip(tokens(tokenizer_2, prompt, 32)[0]).pooler_output[0])
+        close(pooled, clip(tokens(tokenizer_2, prompt, 77)[0]).pooler_output[0])
         assert told.extra["guidance"] == 6000.0
 
 
@@ -124,7 +124,7 @@ def test_sd3_lays_its_encoders_side_by_side_and_below(tmp_path: Path, with_t5: b
     tokenizers = small.clip_tokenizer(), small.clip_tokenizer(pad="!")
     t5, t5_tokenizer = small.t5_encoder(48), small.t5_tokenizer()
     names = ("text_encoder", "text_encoder_2")
-    reading = {"length": 32, "layer": -2, "pooled": "text_embeds"}
+    reading = {"length": 77, "layer": -2, "pooled": "text_embeds"}
     encoders = {
         name: encoder(tmp_path / name, model, tokenizer, pad=tokenizer.pad_token, **reading)
         for name, model, tokenizer in zip(names, clips, tokenizers, strict=True)
@@ -136,7 +136,7 @@ def test_sd3_lays_its_encoders_side_by_side_and_below(tmp_path: Path, with_t5: b
         plan = Plan(text=(names,), append=(20, 48), pooled=names)
     for prompt in PROMPTS:
         outs = [
-            model(tokens(tokenizer, prompt, 32)[0], output_hidden_states=True)
+            model(tokens(tokenizer, prompt, 77)[0], output_hidden_states=True)
             for model, tokenizer in zip(clips, tokenizers, strict=True)
         ]
         side = torch.cat([out.hidden_states[-2][0] for out in outs], 1)
