@@ -107,8 +107,8 @@ def _run_diffusers(model: Any, part: Component, clips: Sequence[Clip]) -> list[T
         return [getattr(part.module, "peer", call_transformer)(model, **clip) for clip in clips]
     decode = partial(getattr(part.module, "decode", call_decode), model)
     encode = partial(getattr(part.module, "encode", call_encode), model)
-    channels = empty_module(vae_class(part.class_name), part.settings, part.title).latent_channels
-    return run_vae(int(channels), decode, encode)
+    packed: Any = empty_module(vae_class(part.class_name), part.settings, part.title)
+    return run_vae(packed.latent_channels, decode, encode)
 
 
 def call_transformer(model: Any, *, latents: Tensor, timesteps: float, text: Tensor) -> Tensor:

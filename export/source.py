@@ -147,7 +147,8 @@ def read_component(folder: Path, name: str | None = None) -> Component:
     if config.get("quantization_config"):
         raise ValueError(f"the weights in {quote(str(folder))} are quantized; use those that they were made from")
     architectures = config.get("architectures")
-    told = config.get("_class_name", architectures[0] if isinstance(architectures, list) and architectures else None)
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    told: Any = config.get("_class_name", first)
     if name is None and not is_known(told) and (found := _translated(_find_tensors(folder), config)):
         return found
     if name is None:

@@ -35,7 +35,7 @@ def read(data: bytes, settings: dict[str, Any]) -> Tokenizer:
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unknown, byte_fallback=False))
     if normalizer.get(2):
         tokenizer.normalizer = normalizers.Precompiled(normalizer[2])
-    spaces = {"replacement": "▁", "prepend_scheme": "always", "split": True}
+    spaces: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "always", "split": True}
     words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(**spaces)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
     tokenizer.decoder = decoders.Metaspace(**spaces)

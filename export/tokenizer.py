@@ -19,7 +19,7 @@ def write_tokenizers(source: Source, folder: Path) -> list[Path]:
 
     ValueError where one is missing or cannot be read.
     """
-    names = [name for name in source.index or {} if name.startswith("tokenizer") and all(source.index[name])]
+    names = [name for name, told in (source.index or {}).items() if name.startswith("tokenizer") and all(told)]
     return [path for name in names for path in write_tokenizer(source.folder / name, folder / name)]
 
 

@@ -152,7 +152,8 @@ def _is_format(value: Any) -> bool:
 
 def _check_description(where: str, description: dict[str, Any]) -> None:
     """ValueError unless every field that is used later is there and of its type."""
-    files, components = description.get("files"), description.get("components")
+    files: Any = description.get("files")
+    components: Any = description.get("components")
     fits = (
         _are(files, {"bytes": int, "sha256": str})
         and _are(components, {"class": str, "config": dict, "weights": list})

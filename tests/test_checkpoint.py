@@ -5,6 +5,7 @@ import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from packdit.export import convert
-from packdit.runtime import Engine, Request
+from packdit.runtime import Engine, Request, load_transformer
 from packdit.runtime.bundle import Bundle, file_hash
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -197,6 +198,24 @@ def test_what_is_no_bundle_is_never_replaced(pipeline_dir: Path, place: Path, ki
 
 def test_a_target_in_no_folder(pipeline_dir: Path, place: Path) -> None:
     assert "cannot be written" in refusal(pipeline_dir, place / "nowhere" / "made")
+
+
+def test_a_disk_that_is_full_is_found_before_the_first_byte(
+    pipeline_dir: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
+    said = refusal(pipeline_dir, place / "made")
+    assert "the bundle takes 0.0 GB, but '" in said
+    assert said.endswith(" has only 0.0 GB free")
+
+
+def test_a_component_alone(pipeline_dir: Path, place: Path) -> None:
+    bundle = convert(pipeline_dir / "transformer", place / "made")
+    assert (bundle.family, bundle.components) == ("shapes", ["transformer"])
+    assert [bundle.description[key] for key in ("prompt", "schedule", "limits")] == [None] * 3
+    assert load_transformer(place / "made").model.in_channels == 4
+    with pytest.raises(ValueError, match="holds no pipeline, only its transformer; to generate, export the whole"):
+        Engine.load(place / "made")
 
 
 def test_a_link_to_a_bundle_is_followed(pipeline_dir: Path, bundle_dir: Path, place: Path) -> None:
