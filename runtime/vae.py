@@ -28,9 +28,7 @@ class StreamingVAE:
         self.model: VideoVAE = model
         self.device, self.dtype, self.backend = device, dtype, backend
         self.latent_channels = self.model.latent_channels
-        self.mean, self.std = (
-            values.detach().float().to(device).view(-1, 1, 1, 1) for values in self.model.normalization(config)
-        )
+        self.mean, self.std = (v.detach().float().view(-1, 1, 1, 1) for v in self.model.normalization(config))
 
     def latent_grid(self, width: int, height: int, frames: int) -> tuple[int, int, int]:
         """(t, y, x) of the latent of a clip."""
@@ -38,11 +36,11 @@ class StreamingVAE:
 
     def normalize(self, z: Tensor) -> Tensor:
         """The VAE's latent -> the transformer's, mean 0 and variance 1 a channel."""
-        return (z.to(self.device) - self.mean) / self.std
+        return (z.to(self.device) - self.mean.to(self.device)) / self.std.to(self.device)
 
     def denormalize(self, z: Tensor) -> Tensor:
         """The transformer's latent -> the VAE's."""
-        return z.to(self.device) * self.std + self.mean
+        return z.to(self.device) * self.std.to(self.device) + self.mean.to(self.device)
 
     def encode(self, video: Tensor, *, tile: int | None = None) -> Tensor:
         """[3, frames, height, width] in -1..1, 1 + k * group frames -> latent [C, 1 + k, H, W] in float32.

@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from packdit.runtime.models.frames import enlarge, fold, mean_of_groups, unfold
+from packdit.runtime.models.frames import enlarge, fold, mean_of_groups, unfold, unfold_by_channel
 
 SIDES = (2, 3, 4)
 
@@ -12,6 +12,8 @@ def test_unfolding_and_folding() -> None:
     assert unfolded.shape == (2, 2, 2, 2 * 3 * 4 * 5)
     assert torch.equal(unfolded[1, 0, 1].view(2, 3, 4, 5), x[2:4, 0:3, 4:8])
     assert torch.equal(fold(unfolded, SIDES), x)
+    by_channel = unfold_by_channel(x, SIDES)[1, 0, 1].view(5, 2, 3, 4)
+    assert torch.equal(by_channel, x[2:4, 0:3, 4:8].movedim(-1, 0))
 
 
 def test_enlarging_is_nearest_neighbour_interpolation() -> None:

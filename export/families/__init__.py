@@ -35,7 +35,12 @@ from ...runtime.request import quote
 
 KINDS = {
     "transformer": {"ShapesVideoDiT": "shapes", "WanTransformer3DModel": "wan"},
-    "vae": {"ShapesVideoVAE": "shapes_vae", "AutoencoderKLWan": "wan_vae", "AutoencoderKL": "kl_vae"},
+    "vae": {
+        "ShapesVideoVAE": "shapes_vae",
+        "AutoencoderKLWan": "wan_vae",
+        "AutoencoderKL": "kl_vae",
+        "AutoencoderKLLTXVideo": "ltx_vae",
+    },
     "text_encoder": dict.fromkeys(
         ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "UMT5EncoderModel", "LlamaModel"), "encoders"
     ),

@@ -15,6 +15,7 @@ VAES = {
     "ShapesVideoVAE": ".shapes_vae:ShapesVAE",
     "AutoencoderKLWan": ".wan_vae:WanVAE",
     "AutoencoderKL": ".kl_vae:ImageVAE",
+    "AutoencoderKLLTXVideo": ".ltx_vae:LTXVAE",
 }
 
 

@@ -21,6 +21,11 @@ def fold(x: Tensor, sides: Triple) -> Tensor:
     return x.reshape(t, h, w, a, b, d, c).permute(0, 3, 1, 4, 2, 5, 6).reshape(t * a, h * b, w * d, c)
 
 
+def unfold_by_channel(x: Tensor, sides: Triple) -> Tensor:
+    """As `unfold`, features in the order (c, t, y, x)."""
+    return unfold(x, sides).unflatten(-1, (-1, x.shape[-1])).transpose(-1, -2).flatten(-2)
+
+
 def enlarge(x: Tensor, sides: Triple) -> Tensor:
     """Every pixel of [t, h, w, c] as a block of `sides` equal ones (nearest-neighbour interpolation)."""
     (a, b, d), (t, h, w, c) = sides, x.shape

@@ -80,10 +80,10 @@ class Conv3d(nn.Module):
         self.weight, self.bias = parameter(cout, *kernel, cin), parameter(cout)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        if self.kernel[0] == 1:
-            return self.convolve(x, None)
         if not len(x):
             return self._nothing(x)
+        if self.kernel[0] == 1:
+            return self.convolve(x, None)
         past = stream.get(self)
         before = self.kernel[0] - 1 - self.ahead
         if past is None and self.repeat:
@@ -225,6 +225,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, segments: int = 1) -> Tensor:
     edges = torch.arange(segments + 1, dtype=torch.int32, device=q.device)
     per_q, per_k = len(q) // segments, len(k) // segments
     return varlen_attention(q, k, v, edges * per_q, edges * per_k, max_seqlen=max(per_q, per_k)).flatten(1)
+
+
+def held(part: nn.Module, x: Tensor, count: int, stream: Stream) -> Tensor:
+    """The next `count` frames of those that came and have not been asked for; x are the newest."""
+    before = stream.pop((part, "held"), None)
+    waiting = x if before is None else torch.cat((before, x))
+    if count < len(waiting):
+        stream[part, "held"] = waiting[count:].clone()
+    return waiting[:count]
 
 
 def is_first(part: nn.Module, stream: Stream) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .frames import fold, mean_of_groups, unfold
+from .frames import fold, mean_of_groups, unfold, unfold_by_channel
 from .layers import Stream
 from .vae import AFTER, Attention, Conv3d, Middle, Res, RmsNorm, UpConv3d, VideoVAE, conv2d, is_first
 
@@ -73,7 +73,7 @@ class Down(nn.Module):
             return h
         if first and self.time is not None:
             x = torch.cat((torch.zeros_like(x[:1]), x))
-        return h + mean_of_groups(unfold_channels_first(x, self.sides), self.channels)
+        return h + mean_of_groups(unfold_by_channel(x, self.sides), self.channels)
 
     def halve(self, conv: Conv3d, x: Tensor, first: bool, stream: Stream) -> Tensor:
         """The first frame as it is; then each window begins with the frame before it."""
@@ -118,11 +118,6 @@ class Up(nn.Module):
         x = x.repeat_interleave(count, -1).unflatten(-1, (channels, a * b * d)).transpose(-1, -2).flatten(-2)
         x = fold(x, self.sides)
         return x[a - 1 :] if first else x
-
-
-def unfold_channels_first(x: Tensor, sides: tuple[int, int, int]) -> Tensor:
-    """As `unfold`, features in the order (c, t, y, x)."""
-    return unfold(x, sides).unflatten(-1, (-1, x.shape[-1])).transpose(-1, -2).flatten(-2)
 
 
 class Encoder(nn.Module):
