@@ -39,10 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "upsample_factor": [1] * 4,
     "timestep_conditioning": False,
     "patch_size": 4,
-    "patch_size_t": 1,
     "resnet_norm_eps": 1e-6,
-    "scaling_factor": 1.0,
-    "encoder_causal": True,
     "decoder_causal": False,
 }
 EPS = 1e-8
@@ -158,11 +155,8 @@ class DownStage(nn.Module):
         super().__init__()
         eps = config["resnet_norm_eps"]
         self.blocks = nn.ModuleList(Res(cin, cin, eps, ahead=0) for _ in range(depth))
-        self.resize: nn.Module | None = None
-        if scaling == "conv":
-            self.resize = _conv(cin, cin, stride=(2, 2, 2))
-        elif scaling is not None:
-            self.resize = Down(cin, cout, SIDES[scaling])
+        down = None if scaling in (None, "conv") else Down(cin, cout, SIDES[scaling])
+        self.resize = _conv(cin, cin, stride=(2, 2, 2)) if scaling == "conv" else down
         self.exit = Res(cin, cout, eps, ahead=0) if is_old(config) and cin != cout else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
@@ -279,7 +273,7 @@ class LTXVAE(VideoVAE):
         super().__init__()
         config = {**DEFAULTS, **config}
         for name, only in (("encoder_causal", True), ("patch_size_t", 1)):
-            if config[name] != only:
+            if config.get(name, only) != only:
                 raise ValueError(f"{name} is {config[name]}; allowed: {only}")
         self.latent_channels = config["latent_channels"]
         self.looks_ahead = not config["decoder_causal"]
@@ -301,4 +295,4 @@ class LTXVAE(VideoVAE):
         return stream
 
     def normalization(self, config: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        return self.latents_mean, self.latents_std / {**DEFAULTS, **config}["scaling_factor"]
+        return self.latents_mean, self.latents_std / config.get("scaling_factor", 1.0)
