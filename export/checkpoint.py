@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
@@ -18,7 +18,9 @@ import torch
 from ..runtime.bundle import FORMAT, Bundle, digest, file_hash
 from ..runtime.load import DTYPES, empty_module
 from ..runtime.models import vae_class
+from ..runtime.prompts import Classes, understand
 from ..runtime.request import Limits, quote
+from ..runtime.schedule import Schedule
 from ..runtime.vae import StreamingVAE
 from . import shards
 from .families import family_of, pipeline_of
@@ -84,6 +86,7 @@ def describe(source: Source, plans: Plans, dtype: str) -> dict[str, Any]:
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"the pipeline's configs cannot be used: {quote(error)}") from error
         pipeline["limits"] = asdict(Limits(**pipeline["limits"]))
+        check_pipeline(pipeline, parts)
     return {
         "format": FORMAT,
         "packdit": version("packdit"),
@@ -101,6 +104,16 @@ def describe(source: Source, plans: Plans, dtype: str) -> dict[str, Any]:
         **pipeline,
         "fused": list(dict.fromkeys(fact for part in parts.values() for fact in part.module.FUSED)),
     }
+
+
+def check_pipeline(pipeline: dict[str, Any], parts: Collection[str]) -> None:
+    """ValueError where the schedule cannot be reproduced, or a prompt would be read by an encoder that is not there."""
+    if pipeline["schedule"]:
+        Schedule(data=pipeline["schedule"])
+    prompt = understand(pipeline["prompt"])
+    for name in [] if isinstance(prompt, Classes) else prompt.components:
+        if name not in parts:
+            raise ValueError(f"the pipeline has no {name}, which reads its prompts; export one that is complete")
 
 
 def check_target(target: Path, force: bool) -> None:

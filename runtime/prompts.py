@@ -161,20 +161,45 @@ def _pooled(encoded: Encoded) -> Tensor:
     return encoded.pooled
 
 
-def load_prompts(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Prompts | Classes:
-    """What a bundle's `prompt` describes. ValueError where it cannot be understood or its encoders do not fit it."""
-    data: dict[str, Any] = bundle.description["prompt"] or {"kind": "text", "encoders": [{}]}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A bundle's `prompt` that is text: how each encoder reads it, what becomes of that, how pictures are shown."""
+
+    readings: tuple[Reading, ...]
+    plan: Plan
+    showing: Showing | None
+
+    @property
+    def components(self) -> list[str]:
+        """The names of the encoders."""
+        return [part.component for part in (*self.readings, self.showing) if part]
+
+
+def understand(data: dict[str, Any] | None) -> Described | Classes:
+    """What a bundle's `prompt` says. ValueError where it cannot be understood."""
+    data = data or {"kind": "text", "encoders": [{}]}
     try:
         if data["kind"] == "class":
             return Classes({str(k): int(v) for k, v in data["names"].items()}, int(data["null"]))
-        readings = [Reading(**reading) for reading in data["encoders"]]
         plan = Plan(**{k: _frozen(v) for k, v in data.items() if k not in ("kind", "encoders", "image")})
         CLEANERS[plan.clean]
-        showing = Showing(**{k: _frozen(v) for k, v in data["image"].items()}) if data.get("image") else None
+        return Described(
+            readings=tuple(Reading(**reading) for reading in data["encoders"]),
+            plan=plan,
+            showing=Showing(**{k: _frozen(v) for k, v in data["image"].items()}) if data.get("image") else None,
+        )
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(f"the bundle's prompt cannot be understood: {quote(error)}; export it again") from error
-    image = load_image_encoder(bundle, device, dtype, showing) if showing else None
-    return Prompts({r.component: load_text_encoder(bundle, device, dtype, r) for r in readings}, plan, image)
+
+
+def load_prompts(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Prompts | Classes:
+    """What a bundle's `prompt` describes, with its encoders. ValueError as `understand`, and where they do not fit."""
+    described = understand(bundle.description["prompt"])
+    if isinstance(described, Classes):
+        return described
+    encoders = {r.component: load_text_encoder(bundle, device, dtype, r) for r in described.readings}
+    image = load_image_encoder(bundle, device, dtype, described.showing) if described.showing else None
+    return Prompts(encoders, described.plan, image)
 
 
 def _frozen(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Whole Wan pipelines, small and random, against diffusers' own: 2.1, 2.2 5B, 2.2 A14B with two experts, and I2V."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,29 @@ def test_a_bundle_makes_frames(tmp_path: Path) -> None:
         decoded = pipeline.vae.decode(engine.vae.denormalize(latents)[None]).sample
     want = pipeline.video_processor.postprocess_video(decoded, output_type="np")[0]
     assert np.abs(video.frames / 255 - want).max() <= 1.01 / 255
+
+
+def edited(folder: Path, **changes: Any) -> Path:
+    """A saved pipeline whose scheduler's config, or model_index.json, says something else."""
+    WanPipeline(**parts()).save_pretrained(folder / "source")
+    for name, change in changes.items():
+        path = folder / "source" / {"scheduler": "scheduler/scheduler_config.json"}.get(name, "model_index.json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    return folder / "source"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scheduler": {"_class_name": "LMSDiscreteScheduler"}}, "the scheduler 'LMSDiscreteScheduler' is not known"),
+        ({"scheduler": {"use_karras_sigmas": True}}, "use_karras_sigmas is not supported"),
+        ({"index": {"text_encoder": [None, None]}}, "the pipeline has no text_encoder, which reads its prompts"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_reproduced(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        convert(edited(tmp_path, **changes), tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_the_command_continues_a_picture(tmp_path: Path) -> None:
