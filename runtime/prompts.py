@@ -182,7 +182,8 @@ def understand(data: dict[str, Any] | None) -> Described | Classes:
         if data["kind"] == "class":
             return Classes({str(k): int(v) for k, v in data["names"].items()}, int(data["null"]))
         plan = Plan(**{k: _frozen(v) for k, v in data.items() if k not in ("kind", "encoders", "image")})
-        CLEANERS[plan.clean]
+        if data["kind"] != "text" or plan.clean not in CLEANERS:
+            raise ValueError(f"{data['kind']}, {plan.clean}")
         return Described(
             readings=tuple(Reading(**reading) for reading in data["encoders"]),
             plan=plan,

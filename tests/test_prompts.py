@@ -10,7 +10,7 @@ from torch import Tensor
 
 from packdit.export import encoder_testing as small
 from packdit.runtime import Request
-from packdit.runtime.prompts import Classes, Plan, Prompts, Told
+from packdit.runtime.prompts import Classes, Described, Plan, Prompts, Told, understand
 from packdit.runtime.request import CompleteRequest
 from packdit.runtime.text import Reading, TextEncoder
 
@@ -178,3 +178,26 @@ def test_cut_prompts_are_warned_of(tmp_path: Path) -> None:
     made = encoder(tmp_path, small.llama_encoder(), small.llama_tokenizer(), **reading)
     with pytest.warns(UserWarning, match=r"the prompt has \d+ tokens; the last \d+ are cut"):
         made.read("red " * 40)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"kind": "song", "encoders": [{}]},
+        {"kind": "text"},
+        {"kind": "text", "encoders": [{"speed": 3}]},
+        {"kind": "text", "encoders": [{}], "clean": "soap"},
+        {"kind": "text", "encoders": [{}], "image": {"side": 3}},
+        {"kind": "class", "names": [], "null": 3},
+        {"kind": "class", "names": {}, "null": "x"},
+    ],
+)
+def test_a_prompt_that_cannot_be_understood(data: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="the bundle's prompt cannot be understood: .*; export it again"):
+        understand(data)
+
+
+def test_a_prompt_without_a_word_is_one_plain_encoder() -> None:
+    described = understand(None)
+    assert isinstance(described, Described)
+    assert (described.components, described.plan) == (["text_encoder"], Plan())
