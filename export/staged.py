@@ -59,9 +59,9 @@ def attention(half: str) -> list[Entry]:
     ]
 
 
-def resized(half: str, stages: list[int], source: str) -> list[Entry]:
-    """The convolutions that change the size after these stages; `source` with {} for the stage."""
-    return collect(conv(f"{half}.stages.{i}.resize", source.format(i)) for i in stages)
+def resized(target: str, source: str, stages: list[int]) -> list[Entry]:
+    """The convolutions that change the size after these stages, in whose names {} stands for the stage."""
+    return collect(conv(target.format(i), source.format(i)) for i in stages)
 
 
 def quant(config: dict[str, Any]) -> list[Entry]:

@@ -29,14 +29,19 @@ class StreamingVAE:
         self.device, self.dtype, self.backend = device, dtype, backend
         self.latent_channels = self.model.latent_channels
         self.mean, self.std = (v.detach().float().view(-1, 1, 1, 1) for v in self.model.normalization(config))
+        self.inverts = bool(config.get("invert_scale_latents"))
 
     def latent_grid(self, width: int, height: int, frames: int) -> tuple[int, int, int]:
         """(t, y, x) of the latent of a clip."""
         return 1 + (frames - 1) // self.model.group, height // self.model.factor, width // self.model.factor
 
     def normalize(self, z: Tensor) -> Tensor:
-        """The VAE's latent -> the transformer's, mean 0 and variance 1 a channel."""
-        return (z.to(self.device) - self.mean.to(self.device)) / self.std.to(self.device)
+        """The VAE's latent -> the transformer's, mean 0 and variance 1 a channel.
+
+        Where the config says invert_scale_latents (CogVideoX 1.5, of given frames), the inverse of its scale.
+        """
+        centered, std = z.to(self.device) - self.mean.to(self.device), self.std.to(self.device)
+        return centered * std if self.inverts else centered / std
 
     def denormalize(self, z: Tensor) -> Tensor:
         """The transformer's latent -> the VAE's."""

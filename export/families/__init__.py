@@ -40,6 +40,7 @@ KINDS = {
         "AutoencoderKLWan": "wan_vae",
         "AutoencoderKL": "kl_vae",
         "AutoencoderKLLTXVideo": "ltx_vae",
+        "AutoencoderKLCogVideoX": "cogvideox_vae",
     },
     "text_encoder": dict.fromkeys(
         ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "UMT5EncoderModel", "LlamaModel"), "encoders"

@@ -27,10 +27,10 @@ def entries(config: dict[str, Any]) -> list[Entry]:
     return [
         *half("encoder", names, config),
         *(attention("encoder") if attends else ()),
-        *resized("encoder", stages, "encoder.down_blocks.{}.downsamplers.0.conv"),
+        *resized("encoder.stages.{}.resize", "encoder.down_blocks.{}.downsamplers.0.conv", stages),
         *half("decoder", names, config),
         *(attention("decoder") if attends else ()),
-        *resized("decoder", stages, "decoder.up_blocks.{}.upsamplers.0.conv"),
+        *resized("decoder.stages.{}.resize", "decoder.up_blocks.{}.upsamplers.0.conv", stages),
         *quant(config),
     ]
 

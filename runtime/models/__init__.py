@@ -16,6 +16,7 @@ VAES = {
     "AutoencoderKLWan": ".wan_vae:WanVAE",
     "AutoencoderKL": ".kl_vae:ImageVAE",
     "AutoencoderKLLTXVideo": ".ltx_vae:LTXVAE",
+    "AutoencoderKLCogVideoX": ".cogvideox_vae:CogVideoXVAE",
 }
 
 

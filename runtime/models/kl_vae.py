@@ -28,6 +28,9 @@ DEFAULTS: dict[str, Any] = {
 def _parts(config: dict[str, Any], encodes: bool) -> Parts:
     groups, last = config["norm_num_groups"], len(config["block_out_channels"]) - 1
 
+    def norm(channels: int) -> GroupNorm:
+        return GroupNorm(channels, groups)
+
     def attention(channels: int) -> nn.Module | None:
         wanted = config["mid_block_add_attention"]
         return Attention(channels, GroupNorm(channels, groups, activation=False)) if wanted else None
@@ -37,7 +40,7 @@ def _parts(config: dict[str, Any], encodes: bool) -> Parts:
             return None
         return conv2d(channels, channels, stride=2, padding=AFTER) if encodes else UpConv3d(channels, channels)
 
-    return Parts(norm=lambda channels: GroupNorm(channels, groups), conv=conv2d, attention=attention, resize=resize)
+    return Parts(norm=norm, norm_out=norm, conv=conv2d, attention=attention, resize=resize)
 
 
 class ImageVAE(ScaledVAE):

@@ -20,10 +20,12 @@ from .vae import Middle, Res, VideoVAE, conv2d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a half is made of: a norm of so many channels, with SiLU; a convolution; the attention in the middle, where
-    there is any; what changes the size after a stage (its number and its channels), where something does."""
+    """What a half is made of: a norm of so many channels, with SiLU, and the last one; a convolution; the attention in
+    the middle, where there is any; what changes the size after a stage (its number and its channels), where something
+    does."""
 
     norm: Callable[[int], nn.Module]
+    norm_out: Callable[[int], nn.Module]
     conv: Callable[[int, int], nn.Module]
     attention: Callable[[int], nn.Module | None]
     resize: Callable[[int, int], nn.Module | None]
@@ -60,7 +62,7 @@ class Encoder(nn.Module):
         self.conv_in = parts.conv(config["in_channels"], widths[0])
         self.stages = parts.stages([widths[0], *widths], config["layers_per_block"])
         self.middle = parts.middle(widths[-1])
-        self.norm_out, self.conv_out = parts.norm(widths[-1]), parts.conv(widths[-1], latent)
+        self.norm_out, self.conv_out = parts.norm_out(widths[-1]), parts.conv(widths[-1], latent)
         self.quant = conv2d(latent, latent, 1) if config["use_quant_conv"] else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
@@ -80,7 +82,7 @@ class Decoder(nn.Module):
         self.quant = conv2d(latent, latent, 1) if config["use_post_quant_conv"] else None
         self.conv_in, self.middle = parts.conv(latent, widths[0]), parts.middle(widths[0])
         self.stages = parts.stages([widths[0], *widths], config["layers_per_block"] + 1)
-        self.norm_out, self.conv_out = parts.norm(widths[-1]), parts.conv(widths[-1], config["out_channels"])
+        self.norm_out, self.conv_out = parts.norm_out(widths[-1]), parts.conv(widths[-1], config["out_channels"])
 
     def forward(self, z: Tensor, stream: Stream) -> Tensor:
         z = z if self.quant is None else self.quant(z, stream)
