@@ -193,7 +193,7 @@ def test_cut_prompts_are_warned_of(tmp_path: Path) -> None:
     ],
 )
 def test_a_prompt_that_cannot_be_understood(data: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="the bundle's prompt cannot be understood: .*; export it again"):
+    with pytest.raises(ValueError, match=r"the bundle's prompt cannot be understood: .*; export it again"):
         understand(data)
 
 
