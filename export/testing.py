@@ -12,14 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..runtime.load import PackedTransformer, empty_module, fill_module
+from ..runtime.load import PackedTransformer, empty_module, fill_module, load_transformer
 from ..runtime.models import transformer_class
 from ..runtime.models.layers import dtypes, lay_out
+from .checkpoint import convert
 from .entry import Entry, check_keys
 
 LIMIT = 1e-4  # in float32, relative to the largest value
@@ -97,6 +99,16 @@ def check_bfloat16(reference: Any, entries: Sequence[Entry], peer: Peer, clips: 
     got = [call(pack(reference, entries, torch.bfloat16), [clip])[0] for clip in rounded]
     loss, budget = error(got, exact), 2 * error(plain, exact)
     assert loss <= budget, f"bfloat16: relative error {loss:.3g}; allowed: {budget:.3g}, twice diffusers' own"
+
+
+def check_converted(reference: Any, entries: Sequence[Entry], clips: Sequence[Clip], folder: Path) -> None:
+    """Saved, converted with verification, and loaded, the packed model gives the bits that it gives without a file."""
+    reference.save_pretrained(folder / "source")
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        bundle = convert(folder / "source", folder / name, name)
+        loaded = load_transformer(bundle, "cpu", name)
+        for got, want in zip(call(loaded, clips), call(pack(reference, entries, dtype), clips), strict=True):
+            assert torch.equal(got, want), name
 
 
 def in_bfloat16(reference: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,16 @@ import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 
 from packdit.export.families.wan import entries, peer
-from packdit.export.testing import LIMIT, call, check_family, check_published, error, pack, randomize
+from packdit.export.testing import (
+    LIMIT,
+    call,
+    check_converted,
+    check_family,
+    check_published,
+    error,
+    pack,
+    randomize,
+)
 from packdit.kernels import patchify, unpatchify
 from packdit.runtime.models.wan import WanTransformer
 from packdit.runtime.pack import make_pack
@@ -61,6 +71,13 @@ def test_the_packed_model_is_diffusers(name: str) -> None:
     config = {**SMALL, **CONFIGS[name]}
     reference = randomize(WanTransformer3DModel(**config), seed=len(name))
     check_family(reference, entries(dict(reference.config)), peer, clips_of(config))
+
+
+@pytest.mark.parametrize("name", ["2.1 T2V", "2.1 FLF2V"])
+def test_a_saved_model_converts(name: str, tmp_path: Path) -> None:
+    config = {**SMALL, **CONFIGS[name]}
+    reference = randomize(WanTransformer3DModel(**config), seed=6)
+    check_converted(reference, entries(dict(reference.config)), clips_of(config)[:2], tmp_path)
 
 
 def test_tokens_of_different_timesteps() -> None:
