@@ -11,13 +11,11 @@ import torch
 from ..runtime.memory import reuse_freed_memory
 from . import attention, facts
 from .ceilings import measure as measure_ceilings
-from .ceilings import name as dtype_name
 from .measure import How, measure
 from .plot import roofline
 from .registry import cases
-from .rows import OpRow, Table, as_text, fault, write_json
-
-HEADER = ("by", "p20 us", "p50 us", "p80 us", "rate", "", "of ceiling", "/ packdit", "")
+from .rows import OpRow, Table, write_json
+from .show import accurate, show, summarize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,40 +50,13 @@ def run(options: Options, say: Callable[[str], None]) -> bool:
     how = How(device=options.device, ceilings=ceilings, seconds=options.seconds, compile=options.compile)
     with Table(OpRow, found, options.csv) as table:
         for case in chosen:
-            say(f"{case.op}, {case.shape}, {dtype_name(case.dtype)}")
-            before = len(table.rows)
-            for row in measure(case, how):
+            found_here = list(measure(case, how))
+            for row in found_here:
                 table.add(row)
-            found_here = table.rows[before:]
-            say(as_text(HEADER, [line(row) for row in found_here if not row.bar]))
-            say("".join(f"{describe_bar(row)}\n" for row in found_here if row.bar))
+            show(found_here, say)
     summarize(table.rows, say)
     if options.json:
         write_json(options.json, found, table.rows, ceilings=asdict(ceilings))
     if options.plot:
         roofline(options.plot, table.rows, ceilings, found)
-    return not any(row.by.startswith("packdit") and row.outcome in ("wrong", "failed") for row in table.rows)
-
-
-def line(row: OpRow) -> tuple[object, ...]:
-    """A row for HEADER."""
-    share = None if row.share is None else f"{100 * row.share:.0f} %"
-    result = row.note if row.outcome == "ok" else fault(row)
-    return (row.by, row.p20_us, row.p50_us, row.p80_us, row.rate, row.unit, share, row.ratio, result)
-
-
-def describe_bar(row: OpRow) -> str:
-    """What was promised and what was reached."""
-    return f"{row.outcome}: {row.op}, {row.shape}: {row.bar}; {row.note}"
-
-
-def summarize(rows: list[OpRow], say: Callable[[str], None]) -> None:
-    """What matters most, last."""
-    for row in rows:
-        if row.outcome in ("wrong", "failed"):
-            say(f"{row.op}, {row.shape}, {row.by}: {fault(row)}")
-    bars = [row for row in rows if row.bar]
-    for row in bars:
-        say(describe_bar(row))
-    if bars:
-        say(f"{sum(row.outcome == 'met' for row in bars)} of {len(bars)} bars met")
+    return accurate(table.rows)

@@ -17,8 +17,9 @@ def call(*arguments: str) -> Any:
 def test_help() -> None:
     result = call("--help")
     assert result.exit_code == 0
-    assert "\n  kernels  " in result.stdout
-    assert call("kernels", "--help").exit_code == 0
+    for name in ("kernels", "peers"):
+        assert f"\n  {name}  " in result.stdout
+        assert call(name, "--help").exit_code == 0
 
 
 @pytest.mark.parametrize(("accurate", "code"), [(True, 0), (False, 1)])
@@ -52,3 +53,12 @@ def test_mistakes_are_one_sentence(arguments: tuple[str, ...], said: str) -> Non
     result = call("kernels", *arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith(said)
+
+
+def test_peers_need_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = call("peers")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: packdit bench peers compares with diffusers, which is not installed\n",
+    )
