@@ -41,6 +41,7 @@ KINDS = {
         "AutoencoderKL": "kl_vae",
         "AutoencoderKLLTXVideo": "ltx_vae",
         "AutoencoderKLCogVideoX": "cogvideox_vae",
+        "AutoencoderKLHunyuanVideo": "hunyuan_video_vae",
     },
     "text_encoder": dict.fromkeys(
         ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "UMT5EncoderModel", "LlamaModel"), "encoders"

@@ -17,6 +17,7 @@ VAES = {
     "AutoencoderKL": ".kl_vae:ImageVAE",
     "AutoencoderKLLTXVideo": ".ltx_vae:LTXVAE",
     "AutoencoderKLCogVideoX": ".cogvideox_vae:CogVideoXVAE",
+    "AutoencoderKLHunyuanVideo": ".hunyuan_video_vae:HunyuanVideoVAE",
 }
 
 

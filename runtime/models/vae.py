@@ -107,7 +107,8 @@ class UpConv3d(Conv3d):
     """Every pixel as 2x2 equal ones, then a convolution of 3x3 pixels.
 
     Laid out it is four convolutions of 2x2 pixels of the small frame, a quarter of the outputs each, whose weights are
-    sums of the given ones (nearest-neighbour pixels are equal): 4/9 of the products, and no large frame to read.
+    sums of the given ones (nearest-neighbour pixels are equal): 4/9 of the products, and no large frame to read. Not in
+    half precision, where rounding the sums would cost as much as all else.
     """
 
     def __init__(self, cin: int, cout: int, frames: int = 1, **options: Any) -> None:
@@ -115,9 +116,9 @@ class UpConv3d(Conv3d):
 
     def lay_out(self) -> None:
         """weight [out, kt, 3, 3, in] -> [2, 2, out, kt, 2, 2, in], by an output's place in its pixel's block."""
-        rows = _halves(self.weight.data.float(), 2)
-        phases = torch.stack([torch.stack(_halves(row, 3)) for row in rows])
-        self.weight.data = phases.to(self.weight.dtype)
+        if self.weight.dtype.itemsize >= 4:
+            rows = _halves(self.weight.data, 2)
+            self.weight.data = torch.stack([torch.stack(_halves(row, 3)) for row in rows])
 
     def convolve(self, x: Tensor, past: Tensor | None) -> Tensor:
         if self.weight.ndim == 5:
