@@ -1,25 +1,31 @@
-"""Whole models on a device against the same on the CPU: the transformer that ships, and all of the engine around it."""
+"""Whole models on a device against the same on the CPU: transformers of all families, the engine with what ships."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from copy import deepcopy
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..export.families import KINDS, module_of
+from ..export.peer import random_clip
 from ..kernels.testing import error
 from ..runtime import Engine, Request
-from ..runtime.load import DTYPES, PackedTransformer, load_transformer
-from .ceilings import name
+from ..runtime.bundle import Bundle
+from ..runtime.load import DTYPES, PackedTransformer, empty_module, fill_module
+from ..runtime.models import transformer_class
+from ..runtime.models.layers import dtypes, lay_out
 from .checks import row_of
+from .families import FAMILIES
 from .measure import backends_on, one_line
 from .rows import OpRow
 
 CPU = torch.device("cpu")
-GRIDS = ((1, 4, 4), (5, 8, 6), (2, 4, 14), (1, 2, 2))
+GRIDS = ((1, 4, 4), (5, 6, 4), (2, 3, 7), (1, 1, 2))  # of tokens
 FRAME_LEVEL = 1 / 255  # what rounding to whole levels may turn into when it falls the other way
 REQUESTS = (
     {"prompt": "a red circle moves right", "width": 64, "height": 48, "frames": 9, "steps": 4, "seed": 1},
@@ -27,12 +33,40 @@ REQUESTS = (
 )
 
 
-def clips_of(model: PackedTransformer) -> dict[str, list[Any]]:
-    """The packed call's arguments for four clips of different shapes, text lengths and timesteps."""
+def of_weights(
+    name: str,
+    config: dict[str, Any],
+    weights: Mapping[str, Tensor],
+    place: torch.device,
+    dtype: torch.dtype,
+    backend: str,
+) -> PackedTransformer:
+    """The packed transformer of a class of diffusers', as the runtime would load it, also in float64."""
+    make = transformer_class(name)
+    kinds = dtypes(empty_module(make, config, "transformer"), dtype)
+    model = fill_module(make, config, {k: v.to(place, kinds[k]) for k, v in weights.items()}, "transformer")
+    lay_out(model)
+    return PackedTransformer(model, place, dtype, backend)
+
+
+def random_weights(name: str, config: dict[str, Any]) -> dict[str, Tensor]:
+    """For such a transformer, float32: matrices keep the scale of what passes, norms' weights are near 1."""
     generator = torch.Generator().manual_seed(0)
-    latents = [torch.randn(model.model.in_channels, *grid, generator=generator) for grid in GRIDS]
-    text = [torch.randn(3 + 5 * i, model.model.text_width, generator=generator) for i in range(len(GRIDS))]
-    return {"latents": latents, "text": text, "timesteps": [1000.0, 3.0, 511.5, 875.25]}
+    weights = {}
+    for key, empty in empty_module(transformer_class(name), config, "transformer").state_dict().items():
+        noise = torch.randn(empty.shape, generator=generator)
+        is_matrix = empty.ndim > 1 and key.endswith("weight")
+        weights[key] = noise * math.prod(empty.shape[1:]) ** -0.5 if is_matrix else 0.2 * noise + ("norm" in key)
+    return weights
+
+
+def clips_of(name: str, config: dict[str, Any], model: PackedTransformer) -> dict[str, list[Any]]:
+    """The packed call's arguments for clips of different shapes, text lengths and timesteps."""
+    generator = torch.Generator().manual_seed(0)
+    clips = [random_clip(model.model, grid, 900.0 - 200 * i, generator) for i, grid in enumerate(GRIDS)]
+    adapt = getattr(module_of("transformer", name), "adapt", lambda config, clip: clip)
+    clips = [adapt(config, clip) for clip in clips]
+    return {key: [clip[key] for clip in clips] for key in clips[0]}
 
 
 def flat(outputs: list[Tensor]) -> Tensor:
@@ -40,21 +74,41 @@ def flat(outputs: list[Tensor]) -> Tensor:
     return torch.cat([x.flatten().cpu() for x in outputs])
 
 
-def transformer(section: str, dtype: str, device: torch.device) -> Iterator[OpRow]:
-    """The transformer that ships, in one packed call: at most twice what the plain PyTorch model loses on the CPU."""
-    plain = load_transformer("shapes", "cpu", dtype, "reference")
-    clips = clips_of(plain)
-    wide = load_transformer("shapes", "cpu", "fp32", "reference")
-    model: Any = deepcopy(wide.model).double()
-    exact = flat(PackedTransformer(model, CPU, torch.float64, "reference")(**clips))
-    allowed = max(2 * error(flat(plain(**clips)), exact), torch.finfo(DTYPES[dtype]).eps)
+def shipped(section: str, dtype: str, device: torch.device) -> Iterator[OpRow]:
+    """The transformer that ships."""
+    bundle = Bundle.open("shapes")
+    name, config = bundle.class_name("transformer"), bundle.config("transformer")
+    return transformer(section, name, config, bundle.weights("transformer"), DTYPES[dtype], device)
+
+
+def family(section: str, name: str, dtype: str, device: torch.device) -> Iterator[OpRow]:
+    """One of FAMILIES with random weights."""
+    config = dict(FAMILIES[name].config)
+    return transformer(section, name, config, random_weights(name, config), DTYPES[dtype], device)
+
+
+def transformer(
+    section: str,
+    name: str,
+    config: dict[str, Any],
+    weights: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Iterator[OpRow]:
+    """Several clips in one packed call: at most twice what the plain PyTorch model loses in this dtype on the CPU."""
+    make = partial(of_weights, name, config, weights)
+    plain = make(CPU, dtype, "reference")
+    clips = clips_of(name, config, plain)
+    exact = flat(make(CPU, torch.float64, "reference")(**clips))
+    allowed = max(2 * error(flat(plain(**clips)), exact), torch.finfo(dtype).eps)
     for backend in backends_on(device):
-        row = replace(row_of(section, "transformer", "shapes, 4 clips", DTYPES[dtype], backend), allowed=allowed)
+        row = replace(row_of(section, name, f"{len(GRIDS)} clips", dtype, backend), allowed=allowed)
         try:
-            packed = load_transformer("shapes", str(device), dtype, backend)
-        except ValueError:
+            got = flat(make(device, dtype, backend)(**clips))
+        except ValueError as refused:
+            yield replace(row, outcome="skipped", note=one_line(refused))
             continue
-        loss = error(flat(packed(**clips)), exact)
+        loss = error(got, exact)
         yield replace(row, error=loss, outcome="ok" if loss <= allowed else "wrong")
 
 
@@ -99,6 +153,6 @@ def dtypes_on(device: torch.device) -> list[str]:
     return ["fp32"] if device.type == "cpu" else ["fp32", "bf16", "fp16"]
 
 
-def named(dtype: str) -> str:
-    """fp32 -> "float32"."""
-    return name(DTYPES[dtype])
+def families() -> list[str]:
+    """Classes that can be checked: their packed model is there and their shape is stated."""
+    return [name for name in FAMILIES if name in KINDS["transformer"]]

@@ -217,7 +217,8 @@ def versions() -> str:
 def families(asked: Sequence[str]) -> list[str]:
     """Class names of what was asked for by the beginning of a name. ValueError for one that is not known."""
     known = [name for name in FAMILIES if name in KINDS["transformer"]]
-    for word in asked:
-        if not any(name.lower().startswith(word.lower()) for name in known):
+    found = {word: [name for name in known if name.lower().startswith(word.lower())] for word in asked}
+    for word, names in found.items():
+        if not names:
             raise ValueError(f"--family must be the beginning of one of {', '.join(known)}, got {quote(word)}")
-    return [name for name in known if not asked or any(name.lower().startswith(word.lower()) for word in asked)]
+    return list(dict.fromkeys(name for names in found.values() for name in names)) or known

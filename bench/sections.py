@@ -42,9 +42,14 @@ def accuracy(name: str, ops: tuple[str, ...], dtype: torch.dtype, device: torch.
 
 def models(name: str, device: torch.device) -> Iterator[Item]:
     for dtype in model_checks.dtypes_on(device):
-        yield f"transformer, {dtype}", partial(model_checks.transformer, name, dtype, device)
-    for dtype in model_checks.dtypes_on(device):
-        yield f"engine, {dtype}", partial(model_checks.engine, name, dtype, device)
+        yield f"the transformer that ships, {dtype}", partial(model_checks.shipped, name, dtype, device)
+        yield f"the engine, {dtype}", partial(model_checks.engine, name, dtype, device)
+
+
+def families(name: str, device: torch.device) -> Iterator[Item]:
+    for dtype in model_checks.dtypes_on(device)[::-1]:
+        for family in model_checks.families():
+            yield f"{family}, {dtype}", partial(model_checks.family, name, family, dtype, device)
 
 
 def invariance(name: str, device: torch.device) -> Iterator[Item]:
@@ -138,6 +143,7 @@ SECTIONS = (
     section("matrix, bfloat16", 150, accuracy, MATRIX, HALF),
     section("matrix, float32", 150, accuracy, MATRIX, torch.float32),
     section("models", 150, models),
+    section("families", 150, families),
     section("invariance", 150, invariance),
     section("graphs", 150, graphs),
     section("memory", 150, memory),
