@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .patchify import unpatchify as unpatchify
     from .qk_norm_rope import qk_norm_rope as qk_norm_rope
     from .varlen_attention import varlen_attention as varlen_attention
+    from .varlen_attention_fp8 import varlen_attention_fp8 as varlen_attention_fp8
 
 _FILE_OF = {
     "Residual": "gated_residual",
@@ -39,6 +40,7 @@ _FILE_OF = {
     "qk_norm_rope": "qk_norm_rope",
     "unpatchify": "patchify",
     "varlen_attention": "varlen_attention",
+    "varlen_attention_fp8": "varlen_attention_fp8",
 }
 
 

@@ -1,9 +1,9 @@
 """Triton's CPU interpreter, made strict enough to test kernels with.
 
 As triton 3.6 ships it, the interpreter adds the bit patterns of bfloat16 numbers as integers, computes float32 products
-exactly where a GPU rounds to tf32, reads 0 in masked lanes where a GPU reads anything, reads and writes any address,
-and runs programs one after another, so that a race between them cannot be seen. Within `strict` bfloat16 is exact, the
-rest is as bad as on a GPU or worse, and wrong addresses raise.
+exactly where a GPU rounds to tf32, truncates to e4m3 and reads its NaN as 480, reads 0 in masked lanes where a GPU
+reads anything, reads and writes any address, and runs programs one after another, so that a race between them cannot be
+seen. Within `strict` bfloat16 and e4m3 are exact, the rest is as bad as on a GPU or worse, and wrong addresses raise.
 
 Needs TRITON_INTERPRET=1 before the modules of the kernels are imported. Not modelled: shared memory, registers, the
 smallest sizes of a product, approximate exponentials.
@@ -27,6 +27,8 @@ Floats = NDArray[np.float32]
 Addresses = NDArray[np.uint64]
 Program = tuple[int, int, int]
 
+_E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
+
 
 class OutOfBounds(RuntimeError):
     """A program touched an address outside the tensors of its launch, or between two elements."""
@@ -47,10 +49,24 @@ def to_bfloat16(x: Floats) -> Bits:
     return np.where(np.isnan(x), np.uint16(0x7FC0), ((bits + half) >> np.uint32(16)).astype(np.uint16))
 
 
+def from_e4m3(bits: NDArray[np.uint8]) -> Floats:
+    return _E4M3[bits]
+
+
+def to_e4m3(x: Floats) -> NDArray[np.uint8]:
+    """Rounded to nearest, ties to even, as the GPU's conversion does: beyond 448 it stays there, NaN stays NaN."""
+    clamped = torch.from_numpy(np.ascontiguousarray(x, np.float32)).clamp(-448, 448)
+    return clamped.to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+
+
 def to_tf32(x: Floats) -> Floats:
     """Rounded to 10 bits of mantissa, ties away from zero, as the tensor cores' conversion does."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     return np.where(np.isfinite(x), ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32), x)
+
+
+# What stock keeps as bits: how they become float32, and how float32 becomes them.
+_KEPT_AS_BITS = {tl.bfloat16: (from_bfloat16, to_bfloat16), tl.float8e4nv: (from_e4m3, to_e4m3)}
 
 
 def _is_bfloat16(handle: Any) -> bool:
@@ -58,14 +74,16 @@ def _is_bfloat16(handle: Any) -> bool:
 
 
 def _widened(handle: Any) -> Any:
-    return Handle(from_bfloat16(handle.data), tl.float32) if _is_bfloat16(handle) else handle
+    if not isinstance(handle, Handle) or handle.dtype.scalar not in _KEPT_AS_BITS:
+        return handle
+    return Handle(_KEPT_AS_BITS[handle.dtype.scalar][0](handle.data), tl.float32)
 
 
 def _poison(shape: tuple[int, ...], kind: Any) -> Handle:
     """What a masked lane reads where the kernel does not say: NaN, or an integer that is no valid index."""
     dtype = stock._get_np_dtype(kind)
-    if kind == tl.bfloat16:
-        value: Any = np.uint16(0x7FC0)
+    if kind in _KEPT_AS_BITS:
+        value: Any = _KEPT_AS_BITS[kind][1](np.array(np.nan, np.float32))
     elif dtype.kind == "f":
         value = np.nan
     else:
@@ -129,9 +147,12 @@ class _Builder(stock.InterpreterBuilder):
     create_atomic_cas = create_atomic_rmw
 
     def cast_impl(self, src: Any, dst_type: Any) -> Handle:
-        if dst_type.scalar == tl.bfloat16:
-            return src if _is_bfloat16(src) else Handle(to_bfloat16(src.data.astype(np.float32)), tl.bfloat16)
-        return super().cast_impl(_widened(src), dst_type)
+        kind = dst_type.scalar
+        if kind not in _KEPT_AS_BITS:
+            return super().cast_impl(_widened(src), dst_type)
+        if kind == src.dtype.scalar:
+            return src
+        return Handle(_KEPT_AS_BITS[kind][1](_widened(src).data.astype(np.float32)), kind)
 
     def create_fp_to_fp(self, src: Any, dst_type: Any, rounding_mode: Any) -> Handle:
         return self.cast_impl(src, dst_type)

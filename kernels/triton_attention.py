@@ -112,6 +112,26 @@ def fill_outside(
 
 
 @triton.jit
+def place_of(
+    program: int,
+    entry: int,
+    block: int,
+    num_q: int,
+    num_heads: tl.constexpr,
+    query_block: tl.constexpr,
+    block_m: tl.constexpr,
+    backwards: tl.constexpr,
+) -> tl.tuple:  # head and first query, in the segment, of a program of the table's entry for the segment's block
+    parts: tl.constexpr = query_block // block_m
+    blocks = tl.cdiv(num_q, query_block) * parts
+    place = program - (entry - block) * (parts * num_heads)  # among the segment's programs, head by head
+    part = place % blocks
+    if backwards:
+        part = blocks - 1 - part
+    return place // blocks, part * block_m
+
+
+@triton.jit
 def load_block(
     pointers: tl.tensor, rows: tl.tensor, columns: tl.tensor, ragged: tl.constexpr, padded: tl.constexpr
 ) -> tl.tensor:  # zeros where a row does not exist, which may be where ragged, and beyond the head where padded
@@ -122,6 +142,26 @@ def load_block(
     if padded:
         return tl.load(pointers, columns[None, :], other=0.0)
     return tl.load(pointers)
+
+
+@triton.jit
+def store_block(
+    target: tl.tensor,
+    rows: tl.tensor,
+    acc_wide: tl.tensor,
+    acc_tail: tl.tensor,
+    norm: tl.tensor,
+    head_dim: tl.constexpr,
+    wide: tl.constexpr,
+    tail: tl.constexpr,
+) -> None:  # acc / norm, or 0 where no key was seen
+    norm = tl.where(norm == 0, 1.0, norm)[:, None]
+    dtype: tl.constexpr = target.dtype.element_ty
+    column = tl.arange(0, wide)[None, :]
+    tl.store(target + column, (acc_wide / norm).to(dtype), rows[:, None] & (column < head_dim))
+    if tail:
+        column = wide + tl.arange(0, tail)[None, :]
+        tl.store(target + column, (acc_tail / norm).to(dtype), rows[:, None] & (column < head_dim))
 
 
 @triton.jit
@@ -276,17 +316,14 @@ def attention_kernel(
         return
     first_q = tl.load(cu_seqlens_q + segment).to(tl.int64)
     num_q = (tl.load(cu_seqlens_q + segment + 1) - first_q).to(tl.int32)
-    blocks = tl.cdiv(num_q, query_block) * (query_block // block_m)
-    place = program - (entry - tl.load(work + 2 * entry + 1)) * parts  # among the segment's, head by head
-    head = (place // blocks).to(tl.int64)
-    start = place % blocks
-    if causal:
-        start = blocks - 1 - start  # the last queries see most keys
-    start *= block_m
+    # causal: the last queries, which see most keys, start first
+    block = tl.load(work + 2 * entry + 1)
+    head, start = place_of(program, entry, block, num_q, num_heads, query_block, block_m, causal)
     if start >= num_q:
         return
     first_k = tl.load(cu_seqlens_k + segment).to(tl.int64)
     num_k = (tl.load(cu_seqlens_k + segment + 1) - first_k).to(tl.int32)
+    head = head.to(tl.int64)
 
     query = start + tl.arange(0, block_m)
     exists = query < num_q
@@ -316,12 +353,8 @@ def attention_kernel(
             *(stride_kt, stride_vt, scale, head_dim, wide, tail, biased, folded, causal, edge == 1, block_n),
         )
     acc_wide, acc_tail, _, norm, spoiled = state
-    norm = tl.where(norm == 0, 1.0, norm)[:, None]
     target = out + ((first_q + query)[:, None] * num_heads + head) * head_dim
-    tl.store(target + column[None, :], (acc_wide / norm).to(out.dtype.element_ty), exists[:, None] & in_wide[None, :])
-    if tail:
-        acc_tail = (acc_tail / norm).to(out.dtype.element_ty)
-        tl.store(target + column_tail[None, :], acc_tail, exists[:, None] & in_tail[None, :])
+    store_block(target, exists, acc_wide, acc_tail, norm, head_dim, wide, tail)
     if causal and spoiled > 0:
         spoil(target, exists, v, stride_vt, whole, end, last_key, head_dim)
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from triton.runtime.errors import InterpreterError
 
-from packdit.kernels.interpreter import Race, from_bfloat16, strict, to_bfloat16, to_tf32
+from packdit.kernels.interpreter import Race, from_bfloat16, from_e4m3, strict, to_bfloat16, to_e4m3, to_tf32
 
 
 @triton.jit
@@ -109,6 +109,16 @@ def test_conversions_round_to_nearest_even() -> None:
     assert to_tf32(torch.tensor([1 + 2**-11, 1 + 2**-12, torch.inf]).numpy()).tolist() == [1 + 2**-10, 1, torch.inf]
 
 
+def test_e4m3_is_pytorchs_and_saturates() -> None:
+    bits = torch.arange(256, dtype=torch.uint8)
+    expected = bits.view(torch.float8_e4m3fn).float()
+    assert torch.equal(torch.from_numpy(from_e4m3(bits.numpy())).nan_to_num(nan=7), expected.nan_to_num(nan=7))
+    x = torch.cat((torch.randn(1000) * 50, torch.tensor([449.0, torch.inf, -torch.inf, 2**-9, 2**-10])))
+    got = torch.from_numpy(from_e4m3(to_e4m3(x.numpy())))
+    assert torch.equal(got, x.clamp(-448, 448).to(torch.float8_e4m3fn).float())
+    assert torch.from_numpy(from_e4m3(to_e4m3(torch.tensor([torch.nan]).numpy()))).isnan()
+
+
 def product(dtype: torch.dtype, precision: str) -> tuple[torch.Tensor, torch.Tensor]:
     """A product in the interpreter, and exactly."""
     x, y = pair(dtype, 32, 32)
@@ -124,8 +134,8 @@ def test_float32_products_round_to_tf32_unless_told_otherwise() -> None:
     assert ieee < 1e-5
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_products_are_exact(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_narrow_products_are_exact(dtype: torch.dtype) -> None:
     got, exact = product(dtype, "tf32")
     assert (got - exact).abs().max() < 1e-5
 
