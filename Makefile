@@ -55,6 +55,7 @@ gate: wheel
 # The rows and pictures in bench/results/ that a CPU can give, on a machine that does nothing else.
 bench: install
 	$(BIN)/packdit bench kernels --csv bench/results/kernels.csv --plot bench/results/kernels.png
+	$(BIN)/packdit bench peers --csv bench/results/peers.csv --plot bench/results/peers.png
 
 # All that needs a GPU, in at most eight minutes: files into OUT, their rows named after COMMIT. It needs neither another
 # target nor git; PYTHON has torch, and packdit by `pip install --no-deps --no-build-isolation --editable .`

@@ -82,7 +82,9 @@ class Check:
             return skip, "all", 1
         with (
             self.log.open("a", encoding="utf-8") as log,
-            subprocess.Popen(self.command(section, skip), stdout=subprocess.PIPE, stderr=log, text=True) as process,
+            subprocess.Popen(
+                self.command(section, skip), stdout=subprocess.PIPE, stderr=log, text=True, env=environment(section)
+            ) as process,
         ):
             assert process.stdout is not None
             alarm = threading.Timer(left, process.kill)
@@ -106,6 +108,11 @@ class Check:
     def add(self, row: OpRow) -> None:
         with self.lock:
             self.table.add(row)
+
+
+def environment(section: Section) -> dict[str, str]:
+    """Of its process: those that run together keep off each other's processors."""
+    return {**os.environ, **({} if section.alone else {"OMP_NUM_THREADS": "1"})}
 
 
 def worker(device: str, sweep: str) -> Command:

@@ -102,7 +102,7 @@ def test_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         rows = list(csv.DictReader(stream))
     assert {row["commit"] for row in rows} == {"abc"}
     assert {row["outcome"] for row in rows} == {"ok"}
-    assert {row["by"] for row in rows} == {"packdit cpu", "eager"}
+    assert {row["by"] for row in rows} == {"packdit cpu", "packdit reference", "eager"}
     assert "everything that ran is accurate" in (tmp_path / "report.md").read_text().splitlines()[0]
     assert {file.name for file in tmp_path.iterdir()} <= {"gpu.csv", "report.md", "roofline.png", "log.txt"}
     assert "Ceilings of this run: copy " in capsys.readouterr().out
