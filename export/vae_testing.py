@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +26,8 @@ from .peer import call_decode, call_encode
 from .testing import LIMIT, apply, error, in_bfloat16
 
 Size = tuple[int, int, int]
+Run = Callable[[Tensor], Tensor]
+Peer = Callable[[Any, Tensor], Tensor]
 
 
 def streaming(reference: Any, family: ModuleType, dtype: torch.dtype = torch.float32) -> StreamingVAE:
@@ -54,19 +56,21 @@ def check_vae(reference: Any, family: ModuleType, latents: Sequence[Size], video
     decode, encode = getattr(family, "decode", call_decode), getattr(family, "encode", call_encode)
     vae, half = (streaming(reference, family, dtype) for dtype in (torch.float32, torch.bfloat16))
     plain = in_bfloat16(reference)
-    cases = [(vae.decode, half.decode, decode, random_latent(vae.latent_channels, size)) for size in latents]
-    cases += [(vae.encode, half.encode, encode, random_video(size)) for size in videos]
+    cases: list[tuple[str, Run, Run, Peer, Tensor]]
+    cases = [("decode", vae.decode, half.decode, decode, random_latent(vae.latent_channels, s)) for s in latents]
+    cases += [("encode", vae.encode, half.encode, encode, random_video(s)) for s in videos]
+    rounded: list[tuple[Tensor, Tensor, Tensor]] = []  # ours and diffusers' in bfloat16, and the exact
     with torch.inference_mode(), num_threads(1):
-        for run, _, peer, x in cases:
-            what, got = f"{run.__name__} {list(x.shape)}", run(x)
+        for what, run, run_half, peer, x in cases:
+            got = run(x)
             loss = error([got], [peer(reference, x)])
-            assert loss <= LIMIT, f"{what}: relative error {loss:.3g}; allowed: {LIMIT:g}"
+            assert loss <= LIMIT, f"{what} {list(x.shape)}: relative error {loss:.3g}; allowed: {LIMIT:g}"
             with num_threads(2):
-                assert torch.equal(run(x), got), f"{what}: other bits with two threads"
-        inputs = [x.bfloat16() for *_, x in cases]
-        exact = [case[2](reference, x.float()) for case, x in zip(cases, inputs, strict=True)]
-        loss = _mean_error([case[1](x) for case, x in zip(cases, inputs, strict=True)], exact)
-        budget = 2 * _mean_error([case[2](plain, x) for case, x in zip(cases, inputs, strict=True)], exact)
+                assert torch.equal(run(x), got), f"{what} {list(x.shape)}: other bits with two threads"
+            x = x.bfloat16()
+            rounded.append((run_half(x), peer(plain, x), peer(reference, x.float())))
+    ours, theirs, exact = zip(*rounded, strict=True)
+    loss, budget = _mean_error(ours, exact), 2 * _mean_error(theirs, exact)
     assert loss <= budget, f"bfloat16: relative error {loss:.3g}; allowed: {budget:.3g}, twice diffusers' own"
 
 

@@ -74,7 +74,8 @@ class StreamingVAE:
         """
         if latent.ndim != 4 or latent.shape[0] != self.latent_channels or 0 in latent.shape:
             raise ValueError(f"a latent must be [{self.latent_channels}, T, H, W], not empty, got {list(latent.shape)}")
-        tiles, chunks = self._tiles(*latent.shape[2:], tile), self.model.latent_chunks(latent.shape[1])
+        frames, height, width = latent.shape[1:]
+        tiles, chunks = self._tiles(height, width, tile), self.model.latent_chunks(frames)
         return self._run(self.model.decoder, latent, chunks, tiles, conditions, (1, self.model.factor))
 
     def decode(self, latent: Tensor, *, tile: int | None = None, **conditions: Any) -> Tensor:

@@ -90,5 +90,5 @@ def lay_out(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, Linear):
             part.weight.data = part.weight.data.t().contiguous().t()
-        elif hasattr(part, "lay_out"):
-            part.lay_out()
+        elif callable(own := getattr(part, "lay_out", None)):
+            own()

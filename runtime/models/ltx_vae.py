@@ -65,16 +65,14 @@ class Embedding(nn.Module):
     def __init__(self, parts: int, channels: int) -> None:
         super().__init__()
         self.parts = parts
-        self.fc1 = Linear(FREQUENCIES, parts * channels)
-        self.fc2 = Linear(parts * channels, parts * channels)
+        self.fc1, self.fc2 = Linear(FREQUENCIES, parts * channels), Linear(parts * channels, parts * channels)
 
     def forward(self, stream: Stream) -> Tensor:
         """[parts, channels], computed once a stream."""
         if self not in stream:
             features = timestep_features(stream[TIMESTEP], FREQUENCIES).to(self.fc1.weight.dtype)
             stream[self] = self.fc2(self.fc1(features, activation="silu")).view(self.parts, -1)
-        embedded: Tensor = stream[self]
-        return embedded
+        return stream[self]
 
 
 def affines(table: Tensor, embedded: Tensor) -> list[Affine]:
@@ -209,7 +207,8 @@ class Encoder(nn.Module):
         self.conv_in = _conv(config["in_channels"] * self.patch**2, widths[0])
         stages = zip(pairwise(widths), config["layers_per_block"], scalings(config), strict=False)
         self.stages = nn.ModuleList(DownStage(*ends, depth, config, scaling) for ends, depth, scaling in stages)
-        self.middle = nn.ModuleList(Res(*widths[-1:] * 2, eps, ahead=0) for _ in range(config["layers_per_block"][-1]))
+        width, depth = widths[-1], config["layers_per_block"][-1]
+        self.middle = nn.ModuleList(Res(width, width, eps, ahead=0) for _ in range(depth))
         self.conv_out = _conv(widths[-1], config["latent_channels"] + 1)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
@@ -253,7 +252,8 @@ class Decoder(nn.Module):
             self.stages.append(UpStage(entering, width, depth, config, noises[i], up if scales else None))
         self.conv_out = _conv(width, config["out_channels"] * self.patch**2, ahead)
         timestep = config["timestep_conditioning"]
-        self.embed, self.table = (Embedding(2, width), parameter(2, width)) if timestep else (None, None)
+        self.embed = Embedding(2, width) if timestep else None
+        self.table = parameter(2, width) if timestep else None
         self.timestep_scale = parameter(1) if timestep else None
 
     def forward(self, z: Tensor, stream: Stream) -> Tensor:
@@ -268,6 +268,8 @@ class Decoder(nn.Module):
 
 class LTXVAE(VideoVAE):
     """Both halves of an `AutoencoderKLLTXVideo`."""
+
+    decoder: Decoder
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()

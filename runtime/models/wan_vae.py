@@ -99,13 +99,13 @@ class Up(nn.Module):
         for block in self.blocks:
             h = block(h, stream)
         if self.time is not None:
-            h = self.double(self.time, h, first, stream)
+            h = self.twice(self.time, h, first, stream)
         if self.space is None:
             return h
         h = self.space(h, stream)
         return h if self.channels is None else h + self.repeated(x, self.channels, first)
 
-    def double(self, conv: Conv3d, x: Tensor, first: bool, stream: Stream) -> Tensor:
+    def twice(self, conv: Conv3d, x: Tensor, first: bool, stream: Stream) -> Tensor:
         """The first frame as it is; the convolution sees those after it."""
         if not first:
             return fold(conv(x, stream), (2, 1, 1))
