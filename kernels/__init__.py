@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .group_norm_silu import group_norm_silu as group_norm_silu
     from .guided_step import guided_step as guided_step
     from .linear import linear as linear
+    from .linear_fp8 import linear_fp8 as linear_fp8
     from .linear_int8 import linear_int8 as linear_int8
     from .modulate import modulate as modulate
     from .norm_silu import norm_silu as norm_silu
@@ -33,6 +34,7 @@ _FILE_OF = {
     "group_norm_silu": "group_norm_silu",
     "guided_step": "guided_step",
     "linear": "linear",
+    "linear_fp8": "linear_fp8",
     "linear_int8": "linear_int8",
     "modulate": "modulate",
     "norm_silu": "norm_silu",

@@ -17,9 +17,10 @@ def finite_peak(x: Tensor) -> Tensor:
     return torch.where(x.isfinite(), x.abs(), 0)
 
 
-def scale_of(peak: Tensor) -> Tensor:
-    """The scale of groups whose largest finite absolute value is peak."""
-    return peak.clamp(min=SMALLEST_PEAK) / LARGEST
+def scales_of(peak: Tensor) -> tuple[Tensor, Tensor]:
+    """The scales of groups whose largest finite absolute values are peak, and the factors that undo them."""
+    peak = peak.clamp(min=SMALLEST_PEAK)
+    return peak / LARGEST, torch.full_like(peak, LARGEST) / peak  # of a number by a tensor PyTorch rounds twice
 
 
 def to_e4m3(x: Tensor) -> Tensor:
@@ -29,5 +30,6 @@ def to_e4m3(x: Tensor) -> Tensor:
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x [..., K] -> e4m3 [..., K] and scale [...] with x ≈ e4m3 * scale; x and scale of one dtype."""
-    scale = scale_of(finite_peak(x).amax(-1) if x.shape[-1] else x.new_zeros(x.shape[:-1]))
-    return to_e4m3(x / scale[..., None]), scale
+    peak = finite_peak(x).amax(-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
+    scale, factor = scales_of(peak)
+    return to_e4m3(x * factor[..., None]), scale

@@ -91,6 +91,24 @@ def _linear(
     return out
 
 
+@custom_op("linear_triton", device_types="default")
+def _linear_triton(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    residual: Tensor | None = None,
+    gate: Tensor | None = None,
+    row: Tensor | None = None,
+) -> Tensor:
+    from .triton_linear import launch_linear  # triton is optional
+
+    bias, added = None if bias is None else bias.contiguous(), optional_residual(residual, gate, row)
+    weight = weight if 1 in weight.stride() else weight.contiguous()
+    return launch_linear(matrix_of(x), weight, bias, activation, added).view(*x.shape[:-1], weight.shape[0])
+
+
+@torch.library.register_fake("packdit::linear_triton")
 @torch.library.register_fake("packdit::linear")
 def _(
     x: Tensor,
@@ -138,7 +156,8 @@ def linear(
     check_tensor("linear: x", x, (*x.shape[:-1], None))
     check_tensor("linear: weight", weight, (None, x.shape[-1]), (x.dtype,), x.device)
     tensors = check_epilogue("linear", x, weight.shape[0], bias, activation, residual)
-    if choose("linear", backend, x, weight, *tensors) == "reference":
+    chosen = choose("linear", backend, x, weight, *tensors)
+    if chosen == "reference":
         return linear_reference(x, weight, bias, activation, residual)
     added = () if residual is None else (residual.x, residual.gate, residual.row)
-    return _linear(x, weight, bias, activation, *added)
+    return (_linear_triton if chosen == "triton" else _linear)(x, weight, bias, activation, *added)

@@ -2,7 +2,7 @@
 
 Hopper's matrix products of e4m3 read both operands along the dimension they sum over, so V is written transposed, keys
 last. A segment's keys begin at a multiple of KEY_BLOCK there, and its last block is filled up with zeros: then no load
-needs a mask and no row of another segment is read. Placement and work table are those of triton_attention.py.
+needs a mask and no row of another segment is read. Programs are placed as triton_segments.py says.
 """
 
 import math
@@ -14,12 +14,11 @@ import triton.language as tl
 from torch import Tensor
 
 from .fp8 import E4M3, LARGEST, SMALLEST_PEAK
-from .triton_attention import LOG2_E, fill_outside, load_block, place_of, split_dim, store_block
-from .tuning import Tuned, current_arch
+from .triton_fp8 import check_arch, finite_peak, rounded
+from .triton_segments import LOG2_E, fill_outside, load_block, new_output, place_of, split_dim, store_block
+from .tuning import Tuned
 from .varlen_attention import QUERY_BLOCK
 from .varlen_attention_fp8 import KEY_BLOCK, WEIGHT_SCALE
-
-LEAST_ARCH = 89  # the first with tensor cores for e4m3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +64,6 @@ tiles = Tuned("attention_fp8", rule, candidates)
 
 
 @triton.jit
-def rounded(x: tl.tensor) -> tl.tensor:  # float32 to e4m3, saturating; NaN where it is not finite
-    return tl.where(tl.abs(x) < float("inf"), x, float("nan")).to(tl.float8e4nv)
-
-
-@triton.jit
 def load_keys(
     x: tl.tensor,
     block: int,
@@ -86,12 +80,6 @@ def load_keys(
     column = tl.arange(0, columns)[None, :]
     rows = x + (first + key)[:, None] * stride_t + head.to(tl.int64) * stride_h
     return tl.load(rows + column, (key < num_keys)[:, None] & (column < head_dim), other=0.0).to(tl.float32)
-
-
-@triton.jit
-def finite_peak(x: tl.tensor) -> tl.tensor:  # the largest finite absolute value of a row
-    size = tl.abs(x)
-    return tl.max(tl.where(size < float("inf"), size, 0.0), 1)
 
 
 @triton.jit(do_not_specialize=["num_blocks"], do_not_specialize_on_alignment=["key_work", "cu_seqlens"])
@@ -165,9 +153,9 @@ def round_keys_kernel(
     strides = stride_kt * unit, stride_kh * unit
     tile = load_keys(k, block, first, num_keys, head, *strides, head_dim, columns, key_block)
     peak = tl.maximum(tl.max(finite_peak(tile), 0), smallest_peak)
-    tl.store(k_scale + head * num_blocks + start + block, peak / largest)
+    tl.store(k_scale + head * num_blocks + start + block, tl.div_rn(peak, largest))
     target = rounded_k + (head * keys + key)[:, None] * stored + column[None, :]
-    tl.store(target, rounded(tile * (largest / peak)), (column < stored)[None, :])
+    tl.store(target, rounded(tile * tl.div_rn(largest, peak)), (column < stored)[None, :])
 
     strides = stride_vt * unit, stride_vh * unit
     tile = load_keys(v, block, first, num_keys, head, *strides, head_dim, columns, key_block)
@@ -177,9 +165,9 @@ def round_keys_kernel(
         found = tl.load(peaks + head * num_blocks + start + other + inside, other + inside < count, other=0.0)
         peak = tl.maximum(peak, tl.max(found, 0))
     if block == 0:
-        tl.store(v_scale + head * num_segments + segment, peak / largest)
+        tl.store(v_scale + head * num_segments + segment, tl.div_rn(peak, largest))
     target = rounded_v + (head * stored + column)[:, None] * keys + key[None, :]
-    tl.store(target, tl.trans(rounded(tile * (largest / peak))), (column < stored)[:, None])
+    tl.store(target, tl.trans(rounded(tile * tl.div_rn(largest, peak))), (column < stored)[:, None])
 
 
 @triton.jit
@@ -299,7 +287,8 @@ def attention_fp8_kernel(
         in_tail = column_tail < head_dim
         q_tail = load_block(rows + column_tail[None, :], exists, in_tail, True, wide + tail > head_dim).to(tl.float32)
         peak = tl.maximum(peak, finite_peak(q_tail))
-    q_wide, q_tail = rounded(q_wide * (largest / peak)[:, None]), rounded(q_tail * (largest / peak)[:, None])
+    factor = tl.div_rn(largest, peak)[:, None]
+    q_wide, q_tail = rounded(q_wide * factor), rounded(q_tail * factor)
 
     kv_head = head // group
     keys = num_blocks.to(tl.int64) * key_block
@@ -334,18 +323,12 @@ def launch_attention_fp8(
 ) -> Tensor:
     """As `varlen_attention_fp8`; key_work is the keys' work table, for blocks of KEY_BLOCK.
 
-    A head of q, k and v is contiguous, and so are the other tensors. ValueError for a GPU that cannot multiply e4m3.
+    A head of q, k and v is contiguous, and so are the other tensors.
     """
-    arch = current_arch()
-    if arch < LEAST_ARCH:
-        raise ValueError(
-            f"varlen_attention_fp8: the GPU's capability is {arch / 10}; allowed: {LEAST_ARCH / 10} or more"
-        )
+    arch = check_arch("varlen_attention_fp8")
     num_tokens, num_heads, head_dim = q.shape
     num_entries, num_segments, kv_heads = work.shape[0], cu_seqlens_q.shape[0] - 1, k.shape[1]
-    # spare entries write the zeros of rows that lie in no segment; tables made for these sizes have enough of them
-    enough = num_entries >= triton.cdiv(num_tokens, QUERY_BLOCK) + num_segments
-    out = (torch.empty if enough else torch.zeros)(q.shape, dtype=q.dtype, device=q.device)
+    out = new_output(q, num_entries, num_segments, QUERY_BLOCK)
     if q.numel() == 0 or num_entries == 0:
         return out
     wide, tail = split_dim(head_dim, E4M3)

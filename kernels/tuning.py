@@ -21,6 +21,7 @@ from .backend import interpreted
 Key = TypeVar("Key")
 Config = TypeVar("Config")
 
+_invariant: ContextVar[bool] = ContextVar("packdit_invariant", default=False)
 _forced: ContextVar["Trial | None"] = ContextVar("packdit_trial", default=None)
 _asked: ContextVar["dict[tuple[Tuned[Any, Any], Any], None] | None"] = ContextVar("packdit_asked", default=None)
 
@@ -74,6 +75,21 @@ def trials(run: Callable[[], object]) -> Iterator[Trial]:
         chosen = tuned.rule(key)
         for config in dict.fromkeys((chosen, *tuned.candidates(key))):
             yield Trial(kernel=tuned.kernel, key=key, config=config, chosen=config == chosen)
+
+
+@contextmanager
+def invariant(wanted: bool = True) -> Iterator[None]:
+    """Within it no op takes a library call whose bits may depend on the number of rows."""
+    token = _invariant.set(wanted)
+    try:
+        yield
+    finally:
+        _invariant.reset(token)
+
+
+def is_invariant() -> bool:
+    """Whether this runs within `invariant`."""
+    return _invariant.get()
 
 
 def current_arch() -> int:

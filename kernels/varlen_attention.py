@@ -162,7 +162,8 @@ def _varlen_attention_triton(
     scale: float,
     key_bias: Tensor | None = None,
 ) -> Tensor:
-    from .triton_attention import launch_attention, make_work  # triton is optional
+    from .triton_attention import launch_attention  # triton is optional
+    from .triton_segments import make_work
 
     if work is None:
         work = make_work(cu_seqlens_q, q.shape[0], QUERY_BLOCK)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .backend import choose
-from .fp8 import finite_peak, quantize_rows, scale_of, to_e4m3
+from .fp8 import finite_peak, quantize_rows, scales_of, to_e4m3
 from .op import custom_op
 from .tensors import accurate, dense_rows
 from .varlen_attention import MAX_HEAD_DIM, QUERY_BLOCK, check_attention, segments_of, varlen_attention_reference
@@ -36,8 +36,8 @@ def _rounded(x: Tensor, group: Tensor, num_groups: int) -> Tensor:
     x, group = torch.where(exists[:, None, None], x, 0), torch.where(exists, group, 0)
     index = group[:, None].expand(-1, x.shape[1])
     peaks = x.new_zeros(num_groups, x.shape[1]).scatter_reduce(0, index, finite_peak(x).amax(-1), "amax")
-    scale = scale_of(peaks)[group][..., None]
-    return to_e4m3(x / scale).to(x.dtype) * scale
+    scale, factor = (each[group][..., None] for each in scales_of(peaks))
+    return to_e4m3(x * factor).to(x.dtype) * scale
 
 
 def _rounded_weights(weights: Tensor) -> Tensor:
@@ -75,8 +75,8 @@ def _varlen_attention_fp8_triton(
     work: Tensor | None,
     scale: float,
 ) -> Tensor:
-    from .triton_attention import make_work  # triton is optional
-    from .triton_attention_fp8 import launch_attention_fp8
+    from .triton_attention_fp8 import launch_attention_fp8  # triton is optional
+    from .triton_segments import make_work
 
     if work is None:
         work = make_work(cu_seqlens_q, q.shape[0], QUERY_BLOCK)

@@ -72,9 +72,18 @@ def test_a_model_on_triton_runs_library_calls_too(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with using("triton"):
         assert choose("op", None, X) == "triton"
-        assert choose("linear", None, X) == "reference"
-    with pytest.raises(ValueError, match="there is no Triton kernel of linear; allowed here: cpu"):
-        choose("linear", "triton", X)
+        assert choose("linear_int8", None, X) == "reference"
+    with pytest.raises(ValueError, match="there is no Triton kernel of linear_int8; allowed here: cpu"):
+        choose("linear_int8", "triton", X)
+
+
+def test_a_model_on_the_cpu_kernels_runs_references_too() -> None:
+    with using("cpu"):
+        assert choose("op", None, X) == "cpu"
+        assert choose("linear_fp8", None, X) == "reference"
+    assert choose("linear_fp8", None, X) == "reference"
+    with pytest.raises(ValueError, match=r"there is no C\+\+ kernel of linear_fp8; allowed here: reference"):
+        choose("linear_fp8", "cpu", X)
 
 
 def test_triton_needs_the_package_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

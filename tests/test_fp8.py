@@ -1,6 +1,6 @@
 import torch
 
-from packdit.kernels.fp8 import finite_peak, quantize_rows, scale_of, to_e4m3
+from packdit.kernels.fp8 import finite_peak, quantize_rows, scales_of, to_e4m3
 
 
 def test_rounding_to_e4m3() -> None:
@@ -13,6 +13,8 @@ def test_rounding_to_e4m3() -> None:
 
 def test_scales_come_from_what_is_finite() -> None:
     assert finite_peak(torch.tensor([-3.0, torch.nan, -torch.inf, 0])).tolist() == [3, 0, 0, 0]
-    assert scale_of(torch.tensor([448.0, 896])).tolist() == [1, 2]
-    assert scale_of(torch.zeros(1)) > 0
+    scale, factor = scales_of(torch.tensor([448.0, 896]))
+    assert scale.tolist() == [1, 2]
+    assert factor.tolist() == [1, 0.5]
+    assert scales_of(torch.zeros(1))[0] > 0
     assert quantize_rows(torch.zeros(2, 0))[1].shape == (2,)

@@ -9,7 +9,7 @@ from packdit.runtime.plan import work_table
 pytest.importorskip("triton")
 
 from packdit.kernels.interpreter import strict
-from packdit.kernels.triton_attention import AttentionKey, make_work, split_dim, tiles
+from packdit.kernels.triton_attention import AttentionKey, tiles
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 CROSS = [(0, 5), (1, 1), (7, 0), (13, 40), (40, 13), (130, 129), (3, 200), (2, 2)]
@@ -154,14 +154,6 @@ def test_large_scores_and_any_scale() -> None:
         check_triton(varlen_attention, q, k, v, offsets([90]), scale=scale)
 
 
-@pytest.mark.parametrize("lengths", [[], [0], [5], [128], [129, 0, 1], LENGTHS])
-def test_the_table_made_on_the_device_is_the_planners(lengths: list[int]) -> None:
-    planned = torch.from_numpy(work_table(offsets(lengths).numpy(), QUERY_BLOCK)).int()
-    made = make_work(offsets(lengths, start=7), sum(lengths) + 20, QUERY_BLOCK)
-    assert made[made[:, 0] >= 0].tolist() == planned.tolist()
-    assert made.shape == (-(-(sum(lengths) + 20) // QUERY_BLOCK) + len(lengths), 2)
-
-
 def test_the_planners_table_padded_with_nothing_to_do() -> None:
     q, k, v = inputs(300, 300, 16)
     cu = offsets([30, 270])
@@ -179,14 +171,6 @@ def test_tables_of_any_size() -> None:
     for spare in (0, 2, 20):  # fewer than rows outside, enough, more
         work = torch.cat((planned, torch.tensor([[-1, 0]], dtype=torch.int32).expand(spare, 2)))
         check_triton(varlen_attention, q, k, v, cu, work=work)
-
-
-def test_heads_are_cut_into_powers_of_two() -> None:
-    for head_dim, parts in {1: (16, 0), 17: (32, 0), 40: (32, 16), 64: (64, 0), 72: (64, 16), 80: (64, 16)}.items():
-        assert split_dim(head_dim, torch.bfloat16) == parts
-    assert split_dim(96, torch.float16) == (64, 32)
-    assert split_dim(96, torch.float32) == (128, 0)
-    assert split_dim(80, torch.float8_e4m3fn) == (64, 32)
 
 
 def test_every_choice_divides_the_unit_of_the_table() -> None:

@@ -103,7 +103,7 @@ def test_segments_are_alone_in_any_order() -> None:
 
 
 def test_a_gpu_that_cannot_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("packdit.kernels.triton_attention_fp8.current_arch", lambda: 80)
+    monkeypatch.setattr("packdit.kernels.triton_fp8.current_arch", lambda: 80)
     with strict(), pytest.raises(ValueError, match=r"the GPU's capability is 8.0; allowed: 8.9 or more"):
         varlen_attention_fp8(*inputs(3, 3, 8), offsets([3]), backend="triton")
 

@@ -1,4 +1,4 @@
-from packdit.kernels.tuning import Trial, Tuned, trials
+from packdit.kernels.tuning import Trial, Tuned, invariant, is_invariant, trials
 
 first: Tuned[int, str] = Tuned("first", lambda key: f"rule {key}", lambda key: ("a", f"rule {key}", "b"))
 second: Tuned[int, str] = Tuned("second", lambda key: "rule", lambda key: ())
@@ -26,3 +26,12 @@ def test_a_trial_changes_its_own_choice() -> None:
     with Trial(kernel="first", key=2, config="tried", chosen=False).applied():
         assert run() == ("rule 1", "tried", "rule")
     assert run() == ("rule 1", "rule 2", "rule")
+
+
+def test_invariance_is_asked_for() -> None:
+    assert not is_invariant()
+    with invariant():
+        assert is_invariant()
+        with invariant(False):
+            assert not is_invariant()
+    assert not is_invariant()
