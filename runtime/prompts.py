@@ -49,7 +49,7 @@ class Plan:
     one another. pooled: the components whose pooled states lie side by side. zero_rows: how many rows the model was
     trained with, the missing ones zeros: one row that counts for all. append: [rows, width] of zeros below. as_prompt:
     the negative prompt gets as many states as the prompt has tokens. guidance: what the guidance scale is multiplied by
-    before the model is told it; None: it is not told.
+    before the model is told it; None: it is not told. constants: what else the model is told, of every request.
     """
 
     text: tuple[tuple[str, ...], ...] = (("text_encoder",),)
@@ -59,6 +59,7 @@ class Plan:
     append: tuple[int, int] | None = None
     as_prompt: bool = False
     guidance: float | None = None
+    constants: dict[str, float] = field(default_factory=dict)
 
 
 class Prompts:
@@ -94,7 +95,7 @@ class Prompts:
             bias = torch.zeros(len(text) + 1, device=text.device)
             bias[-1] = math.log(self.plan.zero_rows - len(text))
             text = torch.cat([text, text.new_zeros(1, text.shape[1])])
-        extra: dict[str, float | Tensor] = {}
+        extra: dict[str, float | Tensor] = dict(self.plan.constants)
         if self.plan.pooled:
             extra["pooled"] = torch.cat([_pooled(encoded[name]) for name in self.plan.pooled])
         if self.plan.guidance is not None:

@@ -100,7 +100,11 @@ def cogvideox(index: Config, configs: Configs) -> Config:
     learned = transformer.get("use_learned_positional_embeddings", False)
     extra = {"sizes": [size], "max_frames": transformer["sample_frames"]} if learned else {}
     return {
-        "prompt": {"kind": "text", "encoders": [_encoder(configs, "", "<pad>", transformer["max_text_seq_length"])]},
+        "prompt": {
+            "kind": "text",
+            "encoders": [_encoder(configs, "", "<pad>", transformer["max_text_seq_length"])],
+            "constants": {"ofs": 2.0} if transformer.get("ofs_embed_dim") is not None else {},
+        },
         "schedule": _schedule(configs),
         "limits": _limits(
             factor * transformer["patch_size"],
