@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..kernels import varlen_attention
 from ..kernels.testing import offsets
-from ..kernels.varlen_attention import attend
+from ..kernels.varlen_attention import attend, segments_of
 from .problem import Make, Problem, Results
 
 ROWS_COMPARED = 512  # of a large pack: exact attention in float64 of all rows would take minutes
@@ -79,6 +79,7 @@ def attention(
         moved=shape.moved(dtype),
         peers=peers(q, k, v, cu_q, cu_k, shape) if kv_heads == shape.heads else {},
         select=lambda results: (torch.cat(results)[picked],),
+        compiled=None if shape.causal else partial(flex, q, k, v, cu_q, cu_k),
         inputs=(q, k, v),
         packs=(cu_q, cu_k),
     )
@@ -131,6 +132,23 @@ def peers(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, shape: At
             if not missing(name):
                 found[name] = partial(library, q, k, v, cu_q, cu_k, limits, shape.causal)
     return found
+
+
+def flex(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Make:
+    """PyTorch's FlexAttention, which is nothing without torch.compile: one call for the pack, the segments as a mask of
+    blocks that is made beforehand."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    segment_q, segment_k = (segments_of(len(x), offsets)[0] for x, offsets in ((q, cu_q), (k, cu_k)))
+
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return segment_q[query] == segment_k[key]
+
+    torch.compiler.reset()
+    blocks = create_block_mask(visible, None, None, len(q), len(k), device=q.device.type)
+    compiled = torch.compile(flex_attention, dynamic=False)
+    queries, keys, values = (x.transpose(0, 1)[None] for x in (q, k, v))
+    return lambda: (compiled(queries, keys, values, block_mask=blocks)[0].transpose(0, 1),)
 
 
 def sdpa_cudnn(q: Tensor, k: Tensor, v: Tensor, pieces: Sequence[tuple[slice, slice]], causal: bool) -> Results:

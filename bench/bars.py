@@ -48,6 +48,7 @@ BARS = (
         for shape in _LARGE
         for against, least in (("TFLOP/s", 600.0), ("varlen_attn", 1.5), ("peers", 1.0))
     ),
+    _GPU(op="varlen_attention_fp8", shape="clip, 24 x 128", against="bf16", at_least=1.3),
     *(
         _GPU(op=op, shape=shape, against="ceiling", at_least=0.9)
         for op in ("modulate", "gated_residual", "qk_norm_rope")

@@ -82,8 +82,8 @@ def contenders(problem: Problem, how: How) -> Iterator[tuple[str, Make, str]]:
             yield OURS + backend, make, ""
     for who, make in problem.peers.items():
         yield who, make, ""
-    if how.compile and "eager" in problem.peers:
-        make = compiled(problem.peers["eager"])
+    if how.compile and (problem.compiled or "eager" in problem.peers):
+        make = problem.compiled() if problem.compiled else compiled(problem.peers["eager"])
         start = time.perf_counter()
         reason = refuses(make)
         yield "compile", make, reason or f"compiled in {time.perf_counter() - start:.1f} s"

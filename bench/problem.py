@@ -30,7 +30,8 @@ def same(results: Results) -> Results:
 class Problem:
     """run(backend) is packdit's op; exact is in float64 and plain the reference in the problem's own precision, both
     of the part of the results that `select` picks; peers compute the same, `eager` first where there is one, as a
-    `partial` of a function that torch.compile can take. flops, moved: operations and bytes at least.
+    `partial` of a function that torch.compile can take; compiled: what torch.compile makes of the task where that is
+    another function. flops, moved: operations and bytes at least.
     inputs: floating-point tensors, which may hold any other values; packs: cu_seqlens, which may be cut otherwise.
     reset: to be called before what changes its inputs runs again. limit: what a quantized op may lose, as the norm of
     the error relative to the norm of what is exact, instead of all that.
@@ -45,6 +46,7 @@ class Problem:
     select: Callable[[Results], Results] = same
     reset: Callable[[], object] = lambda: None
     limit: float | None = None
+    compiled: Callable[[], Make] | None = None
     inputs: tuple[Tensor, ...] = ()
     packs: tuple[Tensor, ...] = ()
 

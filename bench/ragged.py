@@ -11,7 +11,8 @@ from ..kernels.norm import NORMS
 from ..kernels.qk_norm_rope import LAYOUTS
 from ..kernels.testing import LENGTHS
 from .attention import AttentionShape, attention
-from .matrix import conv_problem, group_norm_problem, linear_problem, norm_silu_problem
+from .fp8 import attention_fp8, linear_fp8_problem
+from .matrix import conv_problem, group_norm_problem, linear_int8_problem, linear_problem, norm_silu_problem
 from .problem import Case, Problem
 from .shapes import Model
 from .streaming import (
@@ -41,19 +42,19 @@ def _build(build: Build, dtype: torch.dtype, device: torch.device) -> Problem:
     return build(dtype=dtype, device=device)
 
 
-def attention_shapes() -> Iterator[tuple[str, Build]]:
+def attention_shapes(build: Build = attention) -> Iterator[tuple[str, Build]]:
     def of(**fields: object) -> Build:
-        return partial(attention, AttentionShape(**fields), rows_compared=ALL_ROWS)  # type: ignore[arg-type]
+        return partial(build, AttentionShape(**fields), rows_compared=ALL_ROWS)  # type: ignore[arg-type]
 
     queries, keys = zip(*CROSS, strict=True)
-    for causal in (False, True):
+    for causal in (False, True) if build is attention else (False,):
         mask = ", causal" if causal else ""
         yield f"ragged, 2 x 32{mask}", of(lengths=LENGTHS, heads=2, head_dim=32, causal=causal)
         yield f"cross, 2 x 24{mask}", of(lengths=queries, key_lengths=keys, heads=2, head_dim=24, causal=causal)
     for head_dim in HEAD_DIMS:
         yield f"2 x {head_dim}", of(lengths=(3, 67, 129), heads=2, head_dim=head_dim)
     yield "6 heads that share 2", of(lengths=(30, 0, 129), heads=6, head_dim=64, kv_heads=2)
-    yield "one huge segment", of(lengths=(1, 2500), heads=1, head_dim=64, causal=True)
+    yield "one huge segment", of(lengths=(1, 2500), heads=1, head_dim=64)
 
 
 def modulate_shapes() -> Iterator[tuple[str, Build]]:
@@ -104,6 +105,11 @@ def linear_shapes() -> Iterator[tuple[str, Build]]:
     yield "to a residual", partial(linear_problem, TOKENS, 72, 40, None, residual=True)
 
 
+def quantized_shapes(build: Build) -> Iterator[tuple[str, Build]]:
+    for tokens, depth, columns in ((1, 48, 80), (TOKENS, 256, 384)):
+        yield f"{tokens} x {depth} to {columns}", partial(build, tokens, depth, columns, "gelu_tanh")
+
+
 def conv_shapes() -> Iterator[tuple[str, Build]]:
     for kernel in ((3, 3, 3), (1, 3, 3), (3, 1, 1)):
         shape = f"{' x '.join(map(str, kernel))}, 24 to 40"
@@ -112,6 +118,7 @@ def conv_shapes() -> Iterator[tuple[str, Build]]:
 
 SHAPES: dict[str, Callable[[], Iterator[tuple[str, Build]]]] = {
     "varlen_attention": attention_shapes,
+    "varlen_attention_fp8": partial(attention_shapes, attention_fp8),
     "modulate": modulate_shapes,
     "gated_residual": gated_residual_shapes,
     "qk_norm_rope": rope_shapes,
@@ -119,6 +126,8 @@ SHAPES: dict[str, Callable[[], Iterator[tuple[str, Build]]]] = {
     "norm_silu": norm_silu_shapes,
     "group_norm_silu": group_norm_shapes,
     "linear": linear_shapes,
+    "linear_int8": partial(quantized_shapes, linear_int8_problem),
+    "linear_fp8": partial(quantized_shapes, linear_fp8_problem),
     "causal_conv3d": conv_shapes,
     "patchify": partial(patchify_shapes, patchify_problem),
     "unpatchify": partial(patchify_shapes, unpatchify_problem),

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from .attention import AttentionShape, attention
+from .fp8 import attention_fp8, linear_fp8_problem
 from .matrix import conv_problem, group_norm_problem, linear_int8_problem, linear_problem, norm_silu_problem
 from .problem import Case, Problem
 from .shapes import MATRIX_TOKENS, MODELS, PACKS, TOKENS, Model
@@ -41,12 +42,16 @@ def _all(scale: str) -> Iterator[Case]:
 
     for shape, made in attention_shapes(scale):
         yield Case(op="varlen_attention", shape=shape, dtype=dtype, build=partial(attention, made, dtype))
+        if scale != "cpu" and not made.causal:
+            yield Case(op="varlen_attention_fp8", shape=shape, dtype=dtype, build=partial(attention_fp8, made, dtype))
     for model, depth, columns, activation in products(scale):
         sizes = MATRIX_TOKENS[scale], depth, columns, activation
         shape = f"{model}, {depth} to {columns}{f', {activation}' if activation else ''}"
         yield case("linear", shape, linear_problem, *sizes)
         if scale != "gpu":
             yield case("linear_int8", shape, linear_int8_problem, *sizes)
+        if scale != "cpu":
+            yield case("linear_fp8", shape, linear_fp8_problem, *sizes)
         if columns < depth:
             yield case("linear", f"{shape}, to a residual", partial(linear_problem, residual=True), *sizes)
     for name, widths in models(scale):

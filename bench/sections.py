@@ -109,6 +109,7 @@ def ceilings(device: torch.device) -> Ceilings:
 
 ROWS = ("modulate", "gated_residual", "qk_norm_rope", "guided_step", "norm_silu", "group_norm_silu")
 MATRIX = ("linear", "causal_conv3d")
+FP8 = ("varlen_attention_fp8", "linear_fp8")
 MOVES = ("patchify", "unpatchify")
 HALF = torch.bfloat16
 
@@ -134,21 +135,23 @@ def sections(sweep_of: str = "") -> tuple[Section, ...]:
 
 
 SECTIONS = (
-    section("attention, bfloat16", 150, accuracy, ("varlen_attention",), HALF),
-    section("attention, float32", 150, accuracy, ("varlen_attention",), torch.float32),
-    section("attention, float16", 150, accuracy, ("varlen_attention",), torch.float16),
-    section("rows, bfloat16", 150, accuracy, (*ROWS, *MOVES), HALF),
-    section("rows, float32", 150, accuracy, (*ROWS, *MOVES), torch.float32),
-    section("rows, float16", 150, accuracy, (*ROWS, *MOVES), torch.float16),
-    section("matrix, bfloat16", 150, accuracy, MATRIX, HALF),
-    section("matrix, float32", 150, accuracy, MATRIX, torch.float32),
-    section("models", 150, models),
-    section("families", 150, families),
-    section("invariance", 150, invariance),
-    section("graphs", 150, graphs),
-    section("memory", 150, memory),
+    section("attention, bfloat16", 130, accuracy, ("varlen_attention",), HALF),
+    section("attention, float32", 130, accuracy, ("varlen_attention",), torch.float32),
+    section("attention, float16", 130, accuracy, ("varlen_attention",), torch.float16),
+    section("rows, bfloat16", 130, accuracy, (*ROWS, *MOVES), HALF),
+    section("rows, float32", 130, accuracy, (*ROWS, *MOVES), torch.float32),
+    section("rows, float16", 130, accuracy, (*ROWS, *MOVES), torch.float16),
+    section("matrix, bfloat16", 130, accuracy, MATRIX, HALF),
+    section("matrix, float32", 130, accuracy, MATRIX, torch.float32),
+    section("fp8", 130, accuracy, FP8, HALF),
+    section("models", 130, models),
+    section("families", 130, families),
+    section("invariance", 130, invariance),
+    section("graphs", 130, graphs),
+    section("memory", 130, memory),
     section("times of attention", 90, timing, ("varlen_attention",), alone=True),
-    section("times of rows", 60, timing, (*ROWS, *MOVES), alone=True),
-    section("times of matrices", 60, timing, MATRIX, alone=True),
-    section("times with torch.compile", 60, partial(timing, compiled=True, only="wan-1.3b"), ROWS[:3], alone=True),
+    section("times of fp8", 60, timing, FP8, alone=True),
+    section("times of rows", 50, timing, (*ROWS, *MOVES), alone=True),
+    section("times of matrices", 50, timing, MATRIX, alone=True),
+    section("times with torch.compile", 50, partial(timing, compiled=True, only="wan-1.3b"), ROWS[:3], alone=True),
 )

@@ -45,8 +45,10 @@ def percentiles(durations: list[float]) -> Times:
 def interleaved(calls: Mapping[str, Call], device: torch.device, seconds: float, cold: bool = True) -> dict[str, Times]:
     """Runs every call once a round, beginning with another one each time, for about `seconds` and 5 to 100 rounds.
 
-    Every call has run before: whatever it does only once is not timed. On a GPU it is the device's time, without the
-    host's for queueing, unless a call waits for the device.
+    Every call has run before: whatever it does only once is not timed. cold: the caches hold nothing of the call's, as
+    a single op finds them; else it runs once more just before, so that nothing of the previous one (threads that still
+    spin, above all) is left. On a GPU it is the device's time, without the host's for queueing, unless a call waits for
+    the device.
     """
     order = list(calls)
     measure = _gpu_time if device.type == "cuda" else _cpu_time
@@ -67,6 +69,8 @@ def interleaved(calls: Mapping[str, Call], device: torch.device, seconds: float,
 def _cpu_time(call: Call, device: torch.device, cold: bool) -> float:
     if cold:
         _evicting(device).sum()
+    else:
+        call()
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -74,6 +78,8 @@ def _cpu_time(call: Call, device: torch.device, cold: bool) -> float:
 
 def _gpu_time(call: Call, device: torch.device, cold: bool) -> float:
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    if not cold:
+        call()
     torch.cuda._sleep(HEAD_START)
     if cold:
         _evicting(device).sum()
