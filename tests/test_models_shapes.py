@@ -11,6 +11,7 @@ from packdit.kernels import patchify
 from packdit.runtime import load_transformer, load_vae
 from packdit.runtime.models import transformer_class, vae_class
 from packdit.runtime.models.shapes import NUM_FEATURES, position_features
+from packdit.runtime.models.shapes_vae import WINDOW
 
 LIMIT = 1e-4  # relative to the largest value
 GRIDS = [(1, 4, 4), (5, 8, 6), (3, 2, 10)]
@@ -67,7 +68,7 @@ def test_given_tokens_follow_the_condition_of_noise_level_zero(
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-@pytest.mark.parametrize("frames", [1, 9])
+@pytest.mark.parametrize("frames", [1, 9, 77])  # 77 frames are 20 latent frames, more than the context's window
 def test_the_vae_is_the_trained_one(bundle_dir: Path, models: SimpleNamespace, frames: int, backend: str) -> None:
     generator = torch.Generator().manual_seed(5)
     video = torch.rand(3, frames, 24, 40, generator=generator) * 2 - 1
@@ -79,6 +80,26 @@ def test_the_vae_is_the_trained_one(bundle_dir: Path, models: SimpleNamespace, f
     assert error(vae.encode(video), latent) <= LIMIT
     assert error(vae.decode(latent), pixels) <= LIMIT
     assert pixels.shape == video.shape
+
+
+def test_the_context_sees_its_window_and_no_more(bundle_dir: Path) -> None:
+    """Of two layers the second sees what the first made of the frames in its own window: twice as far, less one."""
+    context = load_vae(bundle_dir).model.decoder.context
+    reach = len(context.layers) * (WINDOW - 1)
+    latent = torch.randn(reach + 4, 3, 5, 4, generator=torch.Generator().manual_seed(6))
+    stream: dict[str, Tensor] = {}
+    whole = context(latent, stream)
+    assert {len(stream[f"context.layers.0.{name}"]) for name in ("keys", "values")} == {WINDOW * 2 * 3}
+    changed = (context(torch.cat([latent[:1] + 1, latent[1:]]), {}) - whole).flatten(1).abs().amax(1)
+    assert (changed[:WINDOW] > 0).all()
+    assert (changed[reach + 1 :] == 0).all()
+
+
+def test_the_context_is_the_same_in_any_chunks(bundle_dir: Path) -> None:
+    context = load_vae(bundle_dir).model.decoder.context
+    latent, stream = torch.randn(WINDOW + 4, 3, 5, 4, generator=torch.Generator().manual_seed(7)), {}
+    parts = [context(piece, stream) for piece in latent.split([1, 5, WINDOW - 2])]
+    assert torch.equal(torch.cat(parts), context(latent, {}))
 
 
 def test_positions_are_the_trained_ones(shapes: SimpleNamespace) -> None:

@@ -43,9 +43,18 @@ class LatentPool:
     """Keeps the latest encoded groups of every shape; a draw is new until there are `depth`, later mostly not."""
 
     def __init__(
-        self, vae: VideoVAE, mean: Tensor, std: Tensor, tokenizer: Any, seed: int, step: int, depth: int = 24
+        self,
+        vae: VideoVAE,
+        mean: Tensor,
+        std: Tensor,
+        tokenizer: Any,
+        seed: int,
+        step: int,
+        two: float,
+        depth: int = 12,
     ) -> None:
         self.vae, self.mean, self.std, self.tokenizer, self.depth = vae, mean, std, tokenizer, depth
+        self.two = two  # the share of clips with two objects
         self.fresh = np.random.default_rng([seed, 2, step])
         self.shapes: dict[tuple[int, int, int], list[dict[str, Any]]] = {}
 
@@ -71,7 +80,7 @@ class LatentPool:
         rng = self.fresh
         grid = (1 + (frames - 1) // 4, height // 8 // PATCH[1], width // 8 // PATCH[2])
         count = max(1, tokens // (grid[0] * grid[1] * grid[2]))
-        clips = [sample_clip(rng, width, height, frames) for _ in range(count)]
+        clips = [sample_clip(rng, width, height, frames, count=1 + (rng.random() < self.two)) for _ in range(count)]
         pixels = render(clips, width, height, frames)
         part = {"clips": clips, "grid": grid, "tokens": self._tokens(pixels), "given": None}
         if frames > 1 and rng.random() < 0.15:

@@ -8,11 +8,7 @@ the steps. At its end a stage writes RUN/pipeline/, a directory in diffusers' la
 from __future__ import annotations
 
 import argparse
-import copy
-import csv
 import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,101 +16,14 @@ import numpy as np
 import torch
 from dit import Group, VideoDiT
 from latents import LatentPool
+from run import Optimizers, Run
 from safetensors.torch import load_file, save_file
 from text import make_encoder, make_tokenizer, pooled
 from torch import Tensor, nn
 from vae import VideoVAE
-from world import FRAMES, SIDES, render, sample_clip, sample_size
+from world import FRAMES, SIDES, render, sample_behind, sample_clip, sample_size
 
-SAVE_SECONDS = 120.0
-
-
-class Optimizers:
-    """Muon for matrices inside the network, AdamW for the rest; one learning-rate factor for both."""
-
-    def __init__(self, modules: dict[str, nn.Module], muon_lr: float, adam_lr: float) -> None:
-        named = [(f"{m}.{n}", p) for m, module in modules.items() for n, p in module.named_parameters()]
-        edge = ("embed", "head", "modulation", "conv_in", "conv_out")
-        inner = [p for n, p in named if p.ndim == 2 and not any(word in n for word in edge) and min(p.shape) > 8]
-        chosen = {id(p) for p in inner}
-        rest = [p for _, p in named if id(p) not in chosen]
-        self.parts = [
-            torch.optim.Muon(inner, lr=muon_lr, weight_decay=0.01, momentum=0.95),
-            torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
-        self.base = [muon_lr, adam_lr]
-        self.parameters = [p for _, p in named]
-
-    def step(self, factor: float) -> None:
-        """One step at `factor` of the learning rates, after clipping the gradient to norm 1."""
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for part, base in zip(self.parts, self.base, strict=True):
-            part.param_groups[0]["lr"] = base * factor
-            part.step()
-            part.zero_grad(set_to_none=True)
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        return [part.state_dict() for part in self.parts]
-
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
-
-
-class Run:
-    """A stage's state on disk: modules, their moving averages, optimizers, the step, and the log."""
-
-    def __init__(self, stage: str, args: argparse.Namespace, modules: dict[str, nn.Module], optimizers: Optimizers):
-        self.path, self.log = args.out / f"{stage}.pt", args.out / f"{stage}.csv"
-        self.modules, self.optimizers, self.step, self.args = modules, optimizers, 0, args
-        self.average = {name: copy.deepcopy(module).eval() for name, module in modules.items()}
-        if self.path.exists():
-            saved = torch.load(self.path, weights_only=True)
-            for name, module in modules.items():
-                module.load_state_dict(saved["modules"][name])
-                self.average[name].load_state_dict(saved["average"][name])
-            optimizers.load_state_dict(saved["optimizers"])
-            self.step = saved["step"]
-        self.saved = self.started = time.monotonic()
-
-    def factor(self) -> float:
-        """Warm-up over 50 steps, constant, then linear to zero."""
-        left = (self.args.steps - self.step) / max(1.0, self.args.decay * self.args.steps)
-        return min(1.0, (self.step + 1) / 50, left)
-
-    @torch.no_grad()
-    def advance(self, **figures: float) -> None:
-        """Optimizer step, moving averages, log, and a save when it is time."""
-        self.optimizers.step(self.factor())
-        self.step += 1
-        decay = min(self.args.ema, (self.step + 1) / (self.step + 10))
-        for name, module in self.modules.items():
-            for mean, value in zip(self.average[name].parameters(), module.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
-        if self.step % 20 == 0:
-            new = not self.log.exists()
-            with self.log.open("a", newline="") as file:
-                writer = csv.writer(file)
-                if new:
-                    writer.writerow(["step", "seconds", *figures])
-                writer.writerow(
-                    [self.step, f"{time.monotonic() - self.started:.1f}", *(f"{v:.5f}" for v in figures.values())]
-                )
-        if time.monotonic() - self.saved > SAVE_SECONDS or self.step == self.args.steps:
-            self.save()
-
-    def save(self) -> None:
-        """Writes the checkpoint beside the old one, then takes its place."""
-        state = {
-            "modules": {n: m.state_dict() for n, m in self.modules.items()},
-            "average": {n: m.state_dict() for n, m in self.average.items()},
-            "optimizers": self.optimizers.state_dict(),
-            "step": self.step,
-        }
-        temporary = self.path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.path)
-        self.saved = time.monotonic()
+WIDE = ((64, 32), (96, 32), (96, 48))  # where there is room beside a bar
 
 
 def write_component(folder: Path, module: nn.Module, extra: dict[str, Any] | None = None) -> None:
@@ -126,33 +35,58 @@ def write_component(folder: Path, module: nn.Module, extra: dict[str, Any] | Non
     )
 
 
-def vae_loss(vae: VideoVAE, pixels: Tensor) -> tuple[Tensor, float]:
-    """pixels uint8 [n, t, h, w, 3] -> loss, and PSNR in dB of the noisy reconstruction."""
+def vae_loss(vae: VideoVAE, pixels: Tensor, rng: np.random.Generator, frozen: bool) -> tuple[Tensor, float]:
+    """pixels uint8 [n, t, h, w, 3] -> loss, and PSNR in dB of the noisy reconstruction.
+
+    Latents have noise of 0.1. In four clips of ten, four latent frames of ten have more, up to 2: what they show must
+    come from earlier frames. One clip in five is decoded without its context.
+    """
     x = pixels.float() / 127.5 - 1
     with torch.autocast("cpu", torch.bfloat16):
-        z = vae.encoder(x).float()
-        y = vae.decoder(z + 0.1 * torch.randn_like(z)).float()
+        with torch.set_grad_enabled(not frozen):
+            z = vae.encoder(x).float()
+        count, frames = z.shape[:2]
+        rough = (rng.random((count, 1)) < 0.4) & (rng.random((count, frames)) < 0.4)
+        level = torch.from_numpy(np.where(rough, rng.uniform(0.3, 2.0, (count, frames)), 0.1)).float()
+        seen = torch.from_numpy(rng.random(count) >= 0.2)
+        y = vae.decoder(z + level.view(count, frames, 1, 1, 1) * torch.randn_like(z), seen).float()
     weight = 1 + 2 * (pixels != pixels[:, :1, :1, :1]).any(-1, keepdim=True).float()  # the object counts three times
     error = (y - x) ** 2
     loss = ((y - x).abs() * weight).mean() + 6 * (error * weight).mean() + 1e-3 * (z**2).mean()
     return loss, float(10 * torch.log10(4 / error.mean().detach()))
 
 
+def vae_clips(rng: np.random.Generator, pixels: int) -> Tensor:
+    """Clips of one shape: one or two objects, or one that passes behind a bar in a long clip."""
+    width, height, frames = sample_size(rng)
+    behind = rng.random() < 0.3
+    if behind:
+        (width, height), frames = WIDE[int(rng.integers(len(WIDE)))], int(rng.choice((17, 25, 33)))
+    count = max(1, min(48, pixels // (width * height * frames)))
+    make = sample_behind if behind else sample_clip
+    clips = [make(rng, width, height, frames, count=1 + int(rng.random() < 0.5)) for _ in range(count)]
+    return render(clips, width, height, frames)
+
+
 def train_vae(args: argparse.Namespace) -> None:
+    """With --start, its encoder stays as it is (so do the latents, and a transformer that was trained on them)."""
     torch.manual_seed(args.seed)
-    vae = VideoVAE()
-    run = Run("vae", args, {"vae": vae}, Optimizers({"vae": vae}, 4e-3, 2e-3))
+    vae, extra = VideoVAE(), None
+    if args.start:
+        config = json.loads((args.start / "config.json").read_text())
+        extra = {name: config[name] for name in ("latents_mean", "latents_std")}
+        vae.load_state_dict(load_file(args.start / "diffusion_pytorch_model.safetensors"))
+        vae.encoder.requires_grad_(False)
+    trained: dict[str, nn.Module] = {"decoder": vae.decoder} if args.start else {"vae": vae}
+    run = Run("vae", args, {"vae": vae}, Optimizers(trained, 4e-3 * args.rate, 2e-3 * args.rate))
     while run.step < args.steps:
         rng = np.random.default_rng([args.seed, run.step])
-        width, height, frames = sample_size(rng)
-        count = max(1, min(48, args.pixels // (width * height * frames)))
-        clips = [sample_clip(rng, width, height, frames) for _ in range(count)]
-        loss, psnr = vae_loss(vae, render(clips, width, height, frames))
+        loss, psnr = vae_loss(vae, vae_clips(rng, args.pixels), rng, args.start is not None)
         loss.backward()
         run.advance(loss=float(loss.detach()), psnr=psnr)
     average = run.average["vae"]
     assert isinstance(average, VideoVAE)
-    write_component(args.out / "pipeline" / "vae", average, latent_statistics(average, args.seed))
+    write_component(args.out / "pipeline" / "vae", average, extra or latent_statistics(average, args.seed))
 
 
 @torch.no_grad()
@@ -169,10 +103,11 @@ def latent_statistics(vae: VideoVAE, seed: int, count: int = 200) -> dict[str, l
 
 
 def load_vae(folder: Path) -> tuple[VideoVAE, Tensor, Tensor]:
-    """The trained VAE with its latents' mean and standard deviation [channels]."""
+    """A VAE whose encoder is the trained one, with its latents' mean and standard deviation [channels]."""
     config = json.loads((folder / "config.json").read_text())
     vae = VideoVAE().eval()
-    vae.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
+    tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
+    vae.encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")})
     return vae, torch.tensor(config["latents_mean"]), torch.tensor(config["latents_std"])
 
 
@@ -214,8 +149,8 @@ def train_dit(args: argparse.Namespace) -> None:
     tokenizer = make_tokenizer()
     dit, encoder = VideoDiT(), make_encoder(tokenizer)
     modules = {"dit": dit, "encoder": encoder}
-    run = Run("dit", args, modules, Optimizers(modules, 3e-3, 1.8e-3))
-    pool = LatentPool(vae, mean, std, tokenizer, args.seed, run.step)
+    run = Run("dit", args, modules, Optimizers(modules, 3e-3 * args.rate, 1.8e-3 * args.rate))
+    pool = LatentPool(vae, mean, std, tokenizer, args.seed, run.step, args.two)
     while run.step < args.steps:
         rng = np.random.default_rng([args.seed, 1, run.step])
         narrow = run.step < args.narrow
@@ -259,6 +194,9 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=6, help="dit: groups of one shape a step")
     parser.add_argument("--tokens", type=int, default=700, help="dit: tokens a group")
     parser.add_argument("--narrow", type=int, default=1500, help="dit: steps on sides to 64 and 9 frames at most")
+    parser.add_argument("--two", type=float, default=0.0, help="dit: share of clips with two objects")
+    parser.add_argument("--start", type=Path, help="vae: a trained VAE's folder, whose encoder is kept")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rates")
     parser.add_argument("--time-shift", type=float, default=0.85, help="dit: mean of the noise level's logit")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -5,6 +5,9 @@ first frame alone, then groups of four. Every operation sees its own and earlier
 position, so a clip can be encoded and decoded in pieces with the same result. Continuous latents without a codebook:
 noise and a small penalty in training keep them smooth.
 
+What convolutions cannot reach comes from a context, as in TECO (arXiv 2210.02396): a transformer over the downsampled
+latents of this and the earlier frames, WINDOW at most, tells the decoder what has been seen. Latents stay continuous.
+
 Convolution weights are kept as matrices [out, taps * in] (time, y, x, in): the optimizer orthogonalizes matrices.
 """
 
@@ -14,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from packdit.runtime.models.shapes_vae import shuffle, unshuffle
+from packdit.runtime.models.shapes import rope_angles
+from packdit.runtime.models.shapes_vae import CONTEXT_HEAD, CONTEXT_THETA, WINDOW, shuffle, unshuffle
 
 
 class Conv(nn.Module):
@@ -100,9 +104,65 @@ class Encoder(nn.Module):
         return self.conv_out(self.norm_out(x))
 
 
-class Decoder(nn.Module):
-    def __init__(self, latent: int, fine: int, coarse: int) -> None:
+class ContextLayer(nn.Module):
+    """Attention and MLP of a pre-norm transformer, over [n, L, D]."""
+
+    def __init__(self, width: int) -> None:
         super().__init__()
+        self.norm1, self.norm2 = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width))
+        self.q_norm, self.k_norm = nn.Parameter(torch.ones(CONTEXT_HEAD)), nn.Parameter(torch.ones(CONTEXT_HEAD))
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        n, length, _ = x.shape
+        qkv = self.qkv(_norm(x, self.norm1)).view(n, length, 3, -1, CONTEXT_HEAD)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k = (_rotate(_norm(a, w), cos, sin) for a, w in ((q, self.q_norm), (k, self.k_norm)))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.out(y.transpose(1, 2).flatten(2))
+        return x + self.fc2(F.gelu(self.fc1(_norm(x, self.norm2)), approximate="tanh"))
+
+
+def _norm(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight.to(x.dtype), 1e-6)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+class Context(nn.Module):
+    """Latents [n, t, h, w, c] -> what earlier frames say of each place [n, t, h, w, cout]."""
+
+    def __init__(self, latent: int, width: int, depth: int, cout: int) -> None:
+        super().__init__()
+        self.down = Conv(latent, width, space=3, stride=2)
+        self.layers = nn.ModuleList([ContextLayer(width) for _ in range(depth)])
+        self.norm_out = nn.Parameter(torch.ones(width))
+        self.up = nn.Linear(width, 4 * cout)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.down(z)
+        n, t, h, w, c = x.shape
+        angles = rope_angles((t, h, w), CONTEXT_HEAD, CONTEXT_THETA)
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        age = torch.arange(t)[:, None] - torch.arange(t)
+        mask = ((age >= 0) & (age < WINDOW)).repeat_interleave(h * w, 0).repeat_interleave(h * w, 1)
+        x = x.view(n, t * h * w, c)
+        for layer in self.layers:
+            x = layer(x, cos, sin, mask)
+        x = self.up(_norm(x, self.norm_out)).view(n, t, h, w, -1)
+        return shuffle(x, 2)[:, :, : z.shape[2], : z.shape[3]]
+
+
+class Decoder(nn.Module):
+    def __init__(self, latent: int, fine: int, coarse: int, context: int, depth: int) -> None:
+        super().__init__()
+        self.context = Context(latent, context, depth, coarse)
         self.conv_in = Conv(latent, coarse, space=3)
         self.coarse = nn.ModuleList([Res(coarse), Res(coarse), Res(coarse)])
         self.grow = nn.ModuleList([Double(coarse) for _ in range(2)])
@@ -111,8 +171,12 @@ class Decoder(nn.Module):
         self.norm_out = NormSilu(fine)
         self.conv_out = Conv(fine, 48, space=3)
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.coarse[0](self.conv_in(z))
+    def forward(self, z: Tensor, seen: Tensor | None = None) -> Tensor:
+        """seen [n]: 0 where a clip is decoded without its context (to train both ways, and to compare them)."""
+        context = self.context(z)
+        if seen is not None:
+            context = context * seen.view(-1, 1, 1, 1, 1)
+        x = self.coarse[0](self.conv_in(z) + context)
         for grow, block in zip(self.grow, self.coarse[1:], strict=True):
             x = block(grow(x))
         x = shuffle(self.up(x), 2)
@@ -129,6 +193,8 @@ class VideoVAE(nn.Module):
         latent_channels: int = 12,
         encoder_channels: tuple[int, int] = (48, 96),
         decoder_channels: tuple[int, int] = (64, 128),
+        context_width: int = 96,
+        context_depth: int = 2,
     ) -> None:
         super().__init__()
         self.config = {
@@ -136,6 +202,8 @@ class VideoVAE(nn.Module):
             "latent_channels": latent_channels,
             "encoder_channels": list(encoder_channels),
             "decoder_channels": list(decoder_channels),
+            "context_width": context_width,
+            "context_depth": context_depth,
         }
         self.encoder = Encoder(latent_channels, *encoder_channels)
-        self.decoder = Decoder(latent_channels, *decoder_channels)
+        self.decoder = Decoder(latent_channels, *decoder_channels, context_width, context_depth)

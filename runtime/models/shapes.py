@@ -23,12 +23,13 @@ NUM_FEATURES = 2 * 5 * len(HARMONICS) + 4
 TIME_WIDTH = 128
 
 
-def rope_angles(grid: Grid, head_dim: int, theta: float) -> Tensor:
-    """Angles [tokens, head_dim / 2], float64: each axis turns its share of a head's pairs."""
+def rope_angles(grid: Grid, head_dim: int, theta: float, start: int = 0) -> Tensor:
+    """Angles [tokens, head_dim / 2], float64: each axis turns its share of a head's pairs. `start`: the first frame."""
     pairs = head_dim // 2
     split = [round(pairs * share) for share in ROPE_SPLIT]
     split[0] = pairs - split[1] - split[2]
-    return transformer.rope_angles(transformer.places(grid), split, theta)
+    t, y, x = transformer.places(grid)
+    return transformer.rope_angles([t + start, y, x], split, theta)
 
 
 def position_features(grid: Grid) -> Tensor:

@@ -1,6 +1,7 @@
 """The shapes VAE on exported weights: chunks of frames, channels last, with what each convolution carries.
 
-Trained by examples/shapes/vae.py, which explains the architecture. Chunks are whole groups: pixel frames 1, 4, 4, ...
+Trained by examples/shapes/vae.py, which explains the architecture. The context's cache holds the keys and values of the
+WINDOW latest latent frames, so memory does not grow with duration. Chunks are whole groups: pixel frames 1, 4, 4, ...
 and latent frames 1, 1, 1, ...; any split gives the whole clip's result bit for bit.
 """
 
@@ -8,10 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from ...kernels import norm_silu, qk_norm_rope, varlen_attention
+from ..pack import offsets
 from .layers import CausalConv3d, Linear, NormSilu, Stream
+from .shapes import rope_angles
 from .vae import VideoVAE
+
+CONTEXT_HEAD, CONTEXT_THETA = 32, 100.0
+WINDOW = 16  # latent frames that the context sees, its own among them
 
 
 def _space(name: str, cin: int, cout: int, stride: int = 1) -> CausalConv3d:
@@ -72,11 +80,70 @@ class Encoder(nn.Module):
         return self.conv_out(self.norm_out(x), stream)
 
 
+class ContextLayer(nn.Module):
+    """A pre-norm transformer layer: this frame's places [L, D] see those of the frames that the stream has kept."""
+
+    def __init__(self, name: str, width: int) -> None:
+        super().__init__()
+        self.name = name
+        self.norm1, self.norm2 = (nn.Parameter(torch.empty(width), requires_grad=False) for _ in range(2))
+        self.q_norm, self.k_norm = (nn.Parameter(torch.empty(CONTEXT_HEAD), requires_grad=False) for _ in range(2))
+        self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
+        self.fc1, self.fc2 = Linear(width, 2 * width), Linear(2 * width, width)
+
+    def forward(self, x_LD: Tensor, cos: Tensor, sin: Tensor, stream: Stream) -> Tensor:
+        h_LD = norm_silu(x_LD, self.norm1, activation=False)
+        q, k, v = self.qkv(h_LD).view(len(x_LD), 3, -1, CONTEXT_HEAD).unbind(1)
+        q, k = qk_norm_rope(q, k, cos, sin, q_weight=self.q_norm, k_weight=self.k_norm, layout="half")
+        keys, values = self._remember("keys", k, stream), self._remember("values", v, stream)
+        here, all_kept = (offsets([len(a)]).to(x_LD.device) for a in (q, keys))
+        y_LD = varlen_attention(q, keys, values, here, all_kept, max_seqlen=len(q))
+        x_LD = x_LD + self.out(y_LD.flatten(1))
+        return x_LD + self.fc2(self.fc1(norm_silu(x_LD, self.norm2, activation=False), "gelu_tanh"))
+
+    def _remember(self, what: str, new: Tensor, stream: Stream) -> Tensor:
+        """The last WINDOW frames' rows with this frame's, which the stream keeps."""
+        kept = stream.get(f"{self.name}.{what}")
+        rows = new if kept is None else torch.cat([kept, new])[-WINDOW * len(new) :]
+        stream[f"{self.name}.{what}"] = rows
+        return rows
+
+
+class Context(nn.Module):
+    """Latents [t', h, w, c] -> what this and the earlier frames say of each place [t', h, w, cout] (arXiv 2210.02396,
+    without its codebook). Works frame by frame, so that any split into chunks gives the same."""
+
+    def __init__(self, latent: int, width: int, depth: int, cout: int) -> None:
+        super().__init__()
+        self.down = _space("context.down", latent, width, 2)
+        self.layers = nn.ModuleList([ContextLayer(f"context.layers.{i}", width) for i in range(depth)])
+        self.norm_out = nn.Parameter(torch.empty(width), requires_grad=False)
+        self.up = Linear(width, 4 * cout)
+
+    def forward(self, z: Tensor, stream: Stream) -> Tensor:
+        return torch.cat([self._frame(frame, stream) for frame in z.split(1)])
+
+    def _frame(self, z: Tensor, stream: Stream) -> Tensor:
+        x = self.down(z, stream)
+        _, h, w, width = x.shape
+        index = stream.get("context.frames", torch.zeros((), dtype=torch.int64))
+        stream["context.frames"] = index + 1
+        angles = rope_angles((1, h, w), CONTEXT_HEAD, CONTEXT_THETA, int(index))
+        dtype = torch.promote_types(z.dtype, torch.float32)
+        cos, sin = (a.to(z.device, dtype) for a in (angles.cos(), angles.sin()))
+        x = x.view(h * w, width)
+        for layer in self.layers:
+            x = layer(x, cos, sin, stream)
+        x = self.up(norm_silu(x, self.norm_out, activation=False)).view(1, h, w, -1)
+        return shuffle(x, 2)[:, : z.shape[1], : z.shape[2]]
+
+
 class Decoder(nn.Module):
     """Latents [t', h/8, w/8, channels] -> pixels [t, h, w, 3]."""
 
-    def __init__(self, latent: int, fine: int, coarse: int) -> None:
+    def __init__(self, latent: int, fine: int, coarse: int, context: int, depth: int) -> None:
         super().__init__()
+        self.context = Context(latent, context, depth, coarse)
         self.conv_in = _space("conv_in", latent, coarse)
         self.coarse = nn.ModuleList([Res(f"coarse.{i}", coarse) for i in range(3)])
         self.grow = nn.ModuleList([_time(f"grow.{i}", coarse, 2 * coarse) for i in range(2)])
@@ -87,7 +154,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, stream: Stream) -> Tensor:
         first = not stream  # the very first latent frame is one pixel frame
-        x = self.coarse[0](self.conv_in(z, stream), stream)
+        x = self.coarse[0](self.conv_in(z, stream) + self.context(z, stream), stream)
         for grow, block in zip(self.grow, self.coarse[1:], strict=True):
             t, h, w, c = x.shape
             x = grow(x, stream).view(t, h, w, 2, c).permute(0, 3, 1, 2, 4).reshape(2 * t, h, w, c)
@@ -107,4 +174,6 @@ class ShapesVAE(VideoVAE):
         super().__init__()
         self.latent_channels: int = config["latent_channels"]
         self.encoder = Encoder(self.latent_channels, *config["encoder_channels"])
-        self.decoder = Decoder(self.latent_channels, *config["decoder_channels"])
+        self.decoder = Decoder(
+            self.latent_channels, *config["decoder_channels"], config["context_width"], config["context_depth"]
+        )
