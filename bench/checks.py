@@ -12,8 +12,19 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..kernels import gated_residual, modulate, norm_silu, qk_norm_rope, varlen_attention
+from ..kernels import (
+    gated_residual,
+    linear,
+    linear_fp8,
+    modulate,
+    norm_silu,
+    qk_norm_rope,
+    varlen_attention,
+    varlen_attention_fp8,
+)
+from ..kernels.fp8 import quantize_rows
 from ..kernels.testing import offsets
+from ..kernels.tuning import invariant
 from .ceilings import name
 from .measure import OURS, backends_on, judged, refuses
 from .problem import Case, Judge, Problem
@@ -49,9 +60,13 @@ class Company:
         self.tables, self.row = draw(5, 3 * WIDTH).chunk(3, 1), draw.index(NUM_TOKENS, 5)
         angles = draw(NUM_TOKENS, WIDTH // HEADS // 2, wide=True)
         self.cos, self.sin = angles.cos(), angles.sin()
+        self.weight = draw(2 * WIDTH, WIDTH)
+        self.bytes, self.scale = quantize_rows(self.weight.float())
 
     def run(self, op: str, tokens: Tensor, lengths: tuple[int, ...], backend: str) -> Tensor:
         """The op's result for these tokens, which make segments of these lengths."""
+        if "attention" in op or op == "qk_norm_rope":
+            return self.run_heads(op, tokens, lengths, backend)
         x, y, row = self.x[tokens], self.y[tokens], self.row[tokens]
         gate, shift, scale = self.tables
         if op == "modulate":
@@ -60,13 +75,26 @@ class Company:
             return gated_residual(x, y, gate, row, shift=shift, scale=scale, backend=backend)[1]
         if op == "norm_silu":
             return norm_silu(x, gate[0], backend=backend)
+        if op == "linear_fp8":
+            return linear_fp8(x, self.bytes, self.scale, activation="silu", backend=backend)
+        with invariant():
+            return linear(x, self.weight, activation="silu", backend=backend)
+
+    def run_heads(self, op: str, tokens: Tensor, lengths: tuple[int, ...], backend: str) -> Tensor:
+        """`run` of an op on queries, keys and values."""
         q, k, v = self.qkv[tokens].unbind(1)
         if op == "qk_norm_rope":
             return qk_norm_rope(q, k, self.cos[tokens], self.sin[tokens], backend=backend)[1]
-        return varlen_attention(q, k, v, offsets(lengths).to(x.device), max_seqlen=max(lengths), backend=backend)
+        cu_seqlens = offsets(lengths).to(q.device)
+        if op == "varlen_attention_fp8":
+            return varlen_attention_fp8(q, k, v, cu_seqlens, backend=backend)
+        return varlen_attention(q, k, v, cu_seqlens, max_seqlen=max(lengths), backend=backend)
 
 
-COMPANY_OPS = ("varlen_attention", "modulate", "gated_residual", "norm_silu", "qk_norm_rope")
+COMPANY_OPS = (
+    *("varlen_attention", "varlen_attention_fp8", "modulate", "gated_residual", "norm_silu", "qk_norm_rope"),
+    *("linear", "linear_fp8"),
+)
 
 
 def invariance(section: str, op: str, dtype: torch.dtype, device: torch.device) -> Iterator[OpRow]:

@@ -14,6 +14,7 @@ from ..kernels.causal_conv3d import Triple
 from ..kernels.gated_residual import Residual
 from ..kernels.linear import activate, linear_reference
 from ..kernels.linear_int8 import pack_int8, quantize_rows
+from ..kernels.tuning import invariant
 from .problem import Problem, as_tuple, eager, of_op
 from .streaming import EPS, Draw
 
@@ -29,8 +30,10 @@ def linear_problem(
     dtype: torch.dtype,
     device: torch.device,
     residual: bool = False,
+    alone: bool = False,
 ) -> Problem:
-    """x [tokens, depth] to [tokens, columns], the weight laid out as models are loaded; `residual`: ends a branch."""
+    """x [tokens, depth] to [tokens, columns], the weight laid out as models are loaded; `residual`: ends a branch;
+    `alone`: by kernels whose bits do not depend on the number of rows."""
     draw = Draw(dtype, device, depth + columns)
     x, bias = draw(tokens, depth), draw(columns)
     weight = (draw(depth, columns, wide=True) * depth**-0.5).to(dtype).t()
@@ -41,9 +44,13 @@ def linear_problem(
         part = None if added is None else _of(added, rows, kind)
         return (linear_reference(x[rows].to(kind), weight.to(kind), bias.to(kind), activation, part),)
 
+    def run(backend: str | None) -> tuple[Tensor, ...]:
+        with invariant(alone):
+            return (linear(x, weight, bias, activation=activation, residual=added, backend=backend),)
+
     more = () if added is None else (added.x, added.gate, added.row)
     return Problem(
-        run=lambda backend: (linear(x, weight, bias, activation=activation, residual=added, backend=backend),),
+        run=run,
         exact=lambda: definition(torch.float64),
         plain=lambda: definition(dtype),
         flops=2 * tokens * depth * columns,

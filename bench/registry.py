@@ -52,6 +52,7 @@ def _all(scale: str) -> Iterator[Case]:
             yield case("linear_int8", shape, linear_int8_problem, *sizes)
         if scale != "cpu":
             yield case("linear_fp8", shape, linear_fp8_problem, *sizes)
+            yield case("linear", f"{shape}, rows alone", partial(linear_problem, alone=True), *sizes)
         if columns < depth:
             yield case("linear", f"{shape}, to a residual", partial(linear_problem, residual=True), *sizes)
     for name, widths in models(scale):

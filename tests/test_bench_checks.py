@@ -19,13 +19,17 @@ def test_accuracy_has_a_row_for_each_backend_that_takes_the_problem() -> None:
             assert row.error <= row.allowed
 
 
-@pytest.mark.parametrize("op", COMPANY_OPS)
+@pytest.mark.parametrize("op", [op for op in COMPANY_OPS if "fp8" not in op])
 def test_segments_are_alone(op: str) -> None:
     rows = list(invariance("s", op, torch.float32, CPU))
     assert [(row.shape, row.outcome) for row in rows] == [
         *(("alone", "ok"), ("in another order", "ok"), ("beside NaN", "ok"))
     ]
-    assert not list(invariance("s", op, torch.float16, CPU))  # the reference promises nothing
+
+
+@pytest.mark.parametrize("op", COMPANY_OPS)
+def test_the_reference_promises_nothing(op: str) -> None:
+    assert not list(invariance("s", op, torch.float16, CPU))
 
 
 def test_what_depends_on_its_companions_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
