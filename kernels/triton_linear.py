@@ -63,7 +63,7 @@ def rule(key: LinearKey) -> MatrixTiles | None:
     wide = 128 // key.dtype.itemsize  # 128 bytes of a row
     if key.arch == 90:
         return MatrixTiles(block_m=128, block_n=columns(key, 256), block_k=wide, num_warps=8, num_stages=3)
-    return MatrixTiles(block_m=128, block_n=columns(key, 128), block_k=wide, num_warps=8, num_stages=2)
+    return MatrixTiles(block_m=128, block_n=columns(key, 128), block_k=wide, num_warps=8, num_stages=3)
 
 
 def columns(key: LinearKey, most: int) -> int:
@@ -99,6 +99,53 @@ def activated(x: tl.tensor, activation: tl.constexpr) -> tl.tensor:
     return x
 
 
+@triton.jit
+def finish(
+    acc: tl.tensor,
+    m: tl.tensor,
+    start: int,
+    bias: tl.tensor,
+    x_scale: tl.tensor,
+    weight_scale: tl.tensor,
+    residual: tl.tensor,
+    gate: tl.tensor,
+    row: tl.tensor,
+    out: tl.tensor,
+    num_rows: int,
+    stride_residual: int,
+    stride_gate: int,
+    num_columns: tl.constexpr,
+    scaled: tl.constexpr,
+    biased: tl.constexpr,
+    activation: tl.constexpr,
+    gated: tl.constexpr,
+    block_n: tl.constexpr,
+) -> None:  # stores what becomes of a product's rows m and columns from start on; wide ones in halves: few registers
+    if block_n > 64:
+        rows: tl.constexpr = acc.shape[0]
+        left, right = tl.split(tl.permute(tl.reshape(acc, (rows, 2, block_n // 2)), (0, 2, 1)))
+        rest = bias, x_scale, weight_scale, residual, gate, row, out, num_rows, stride_residual, stride_gate
+        finish(left, m, start, *rest, num_columns, scaled, biased, activation, gated, block_n // 2)
+        finish(right, m, start + block_n // 2, *rest, num_columns, scaled, biased, activation, gated, block_n // 2)
+    else:
+        n = start + tl.arange(0, block_n)
+        exists, in_columns = m < num_rows, n < num_columns
+        if scaled:
+            acc *= tl.load(x_scale + m, exists, other=0.0)[:, None]
+            acc *= tl.load(weight_scale + n, in_columns, other=0.0)[None, :]
+        if biased:
+            acc += tl.load(bias + n, in_columns, other=0.0).to(tl.float32)[None, :]
+        acc = activated(acc, activation)
+        mask = exists[:, None] & in_columns[None, :]
+        if gated:
+            index = tl.load(row + m, exists, other=0).to(tl.int64)
+            factor = tl.load(gate + index[:, None] * stride_gate + n[None, :], mask, other=0.0).to(tl.float32)
+            before = residual + m.to(tl.int64)[:, None] * stride_residual + n[None, :]
+            acc = tl.load(before, mask, other=0.0).to(tl.float32) + factor * acc
+        target = out + m.to(tl.int64)[:, None] * num_columns + n[None, :]
+        tl.store(target, acc.to(out.dtype.element_ty), mask)
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def linear_kernel(
     x: tl.tensor,
@@ -112,12 +159,12 @@ def linear_kernel(
     out: tl.tensor,
     num_rows: int,
     stride_x: int,
-    stride_column: int,
-    stride_depth: int,
+    stride_weight: int,
     stride_residual: int,
     stride_gate: int,
     num_columns: tl.constexpr,
     depth: tl.constexpr,
+    depth_last: tl.constexpr,
     scaled: tl.constexpr,
     biased: tl.constexpr,
     activation: tl.constexpr,
@@ -137,7 +184,6 @@ def linear_kernel(
     k = tl.arange(0, block_k)
     in_columns = n < num_columns
     x_rows = x + tl.minimum(m, num_rows - 1).to(tl.int64)[:, None] * stride_x  # rows beyond the last repeat it
-    w_columns = weight + n.to(tl.int64)[None, :] * stride_column
     acc = tl.zeros([block_m, block_n], tl.float32)
     for start in tl.range(0, depth, block_k):
         inside = start + k < depth
@@ -145,28 +191,20 @@ def linear_kernel(
             a = tl.load(x_rows + (start + k)[None, :])
         else:
             a = tl.load(x_rows + (start + k)[None, :], inside[None, :], other=0.0)
-        b_pointers = w_columns + (start + k)[:, None] * stride_depth
+        row_of_b, column_of_b = (start + k).to(tl.int64)[:, None], n.to(tl.int64)[None, :]
+        if depth_last:
+            b_pointers = weight + (column_of_b * stride_weight + row_of_b)
+        else:
+            b_pointers = weight + (row_of_b * stride_weight + column_of_b)
         if depth % block_k == 0 and num_columns % block_n == 0:
             b = tl.load(b_pointers)
         else:
             b = tl.load(b_pointers, inside[:, None] & in_columns[None, :], other=0.0)
         acc = tl.dot(a, b, acc, input_precision="ieee")
-
-    exists = m < num_rows
-    if scaled:
-        acc *= tl.load(x_scale + m, exists, other=0.0)[:, None]
-        acc *= tl.load(weight_scale + n, in_columns, other=0.0)[None, :]
-    if biased:
-        acc += tl.load(bias + n, in_columns, other=0.0).to(tl.float32)[None, :]
-    acc = activated(acc, activation)
-    mask = exists[:, None] & in_columns[None, :]
-    if gated:
-        index = tl.load(row + m, exists, other=0).to(tl.int64)
-        factor = tl.load(gate + index[:, None] * stride_gate + n[None, :], mask, other=0.0).to(tl.float32)
-        before = residual + m.to(tl.int64)[:, None] * stride_residual + n[None, :]
-        acc = tl.load(before, mask, other=0.0).to(tl.float32) + factor * acc
-    target = out + m.to(tl.int64)[:, None] * num_columns + n[None, :]
-    tl.store(target, acc.to(out.dtype.element_ty), mask)
+    finish(
+        *(acc, m, place // height * block_n, bias, x_scale, weight_scale, residual, gate, row, out),
+        *(num_rows, stride_residual, stride_gate, num_columns, scaled, biased, activation, gated, block_n),
+    )
 
 
 def launch_linear(
@@ -201,14 +239,16 @@ def launch_linear(
     out = torch.empty(num_rows, num_columns, dtype=dtype or x.dtype, device=x.device)
     if out.numel() == 0:
         return out
+    depth_last = weight.stride(1) == 1
     # what a variant of the kernel does not read is represented by x
     gated = residual is not None
     added = (residual.x, residual.gate, residual.row) if residual is not None else (x, x, x)
     linear_kernel[(triton.cdiv(num_rows, cut.block_m) * triton.cdiv(num_columns, cut.block_n),)](
         *(x, weight, x if bias is None else bias, *(scales or (x, x)), *added, out),
-        *(num_rows, x.stride(0), *weight.stride(), added[0].stride(0), added[1].stride(0)),
+        *(num_rows, x.stride(0), weight.stride(0 if depth_last else 1), added[0].stride(0), added[1].stride(0)),
         num_columns=num_columns,
         depth=depth,
+        depth_last=depth_last,
         scaled=scales is not None,
         biased=bias is not None,
         activation=activation or "",
