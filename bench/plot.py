@@ -18,6 +18,7 @@ COLOURS = {
     "openvino": "#27ae60",
 }
 OTHERS = "#8e44ad"
+QUANTIZED = ", task of a quantized op"  # the roof is not that of its numbers
 
 
 def can_plot() -> bool:
@@ -30,8 +31,12 @@ def roofline(file: Path, rows: Sequence[OpRow], ceilings: Ceilings, facts: Facts
 
     Ops that compute nothing have no place in it.
     """
-    drawn = [row for row in rows if row.p50_us and row.flops and row.moved and not row.bar]
-    if not (drawn and can_plot()):
+    points = [
+        (who(row) + QUANTIZED * (row.share is None), row.flops / row.moved, row.flops / row.p50_us * 1e6)
+        for row in rows
+        if row.p50_us and row.flops and row.moved and not row.bar
+    ]
+    if not (points and can_plot()):
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -39,15 +44,14 @@ def roofline(file: Path, rows: Sequence[OpRow], ceilings: Ceilings, facts: Facts
     figure = Figure(figsize=(9, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xscale="log", yscale="log")
-    points = [(who(row), row.flops / row.moved, row.flops / row.p50_us * 1e6) for row in drawn]  # type: ignore[operator]
     left, right = min(x for _, x, _ in points) / 2, max(x for _, x, _ in points) * 2
-    top = max(ceilings.operations(row.dtype) for row in drawn)
+    top = max(ceilings.operations(row.dtype) for row in rows)
     ridge = top / ceilings.copy
     axes.plot([left, max(ridge, left), max(right, ridge)], [left * ceilings.copy, top, top], color="black", linewidth=1)
-    for name in dict.fromkeys(name for name, _, _ in points):
+    for name in sorted({name for name, _, _ in points}, key=lambda name: (not name.startswith("packdit"), name)):
         xs, ys = zip(*((x, y) for other, x, y in points if other == name), strict=True)
-        marker = "o" if name == "packdit" else "x"
-        axes.scatter(xs, ys, color=COLOURS.get(name, OTHERS), marker=marker, s=24, label=name)
+        marker = "^" if QUANTIZED in name else "o" if name == "packdit" else "x"
+        axes.scatter(xs, ys, color=COLOURS.get(name.split(",")[0], OTHERS), marker=marker, s=24, label=name)
     axes.set(xlabel="operations a byte moved, at least", ylabel="operations a second", xlim=(left, max(right, ridge)))
     axes.set_title(f"{facts.machine}, {facts.threads} threads, torch {facts.torch}\n{ceilings.describe()}", fontsize=9)
     axes.legend(fontsize=8)
