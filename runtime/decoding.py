@@ -8,8 +8,12 @@ from torch import Tensor
 
 from .job import Job
 from .load import PackedTransformer
+from .memory import free_bytes
 from .sample import Sample
 from .vae import StreamingVAE, to_bytes
+from .vae_memory import choose_tile
+
+USED = 0.8  # of the memory that is free, decoding may have so much: others need some, too
 
 
 class Decoding:
@@ -36,4 +40,5 @@ class Decoding:
 
 def _stream(sample: Sample, transformer: PackedTransformer, vae: StreamingVAE) -> Iterator[Tensor]:
     """All the work is done when the chunks are asked for, the first one included."""
-    yield from vae.stream(vae.denormalize(sample.latent(transformer.model.patch)))
+    tile = choose_tile(vae, sample.grid, int(USED * free_bytes(vae.device)))
+    yield from vae.stream(vae.denormalize(sample.latent(transformer.model.patch)), tile=tile)

@@ -1,10 +1,11 @@
-"""What memory was used."""
+"""What memory was used, and what there is."""
 
 from __future__ import annotations
 
 import ctypes
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -15,6 +16,18 @@ def peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_bytes(device: torch.device) -> int:
+    """The memory that new tensors can have now: a GPU's, or what Linux says is available; elsewhere no limit."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return sys.maxsize
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), sys.maxsize)
 
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h

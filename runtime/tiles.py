@@ -1,8 +1,7 @@
-"""Frames in overlapping tiles that are blended: for a VAE whose memory whole frames would exceed."""
+"""Clips in overlapping tiles that are blended: for a VAE whose memory whole frames would exceed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
@@ -32,21 +31,22 @@ class Tiles:
     def places(self) -> list[tuple[slice, slice]]:
         return list(product(self.rows, self.columns))
 
-    def blend(self, run: Callable[[int, Tensor], Tensor], frames: Tensor, reads: int, writes: int) -> Tensor:
-        """What `run(tile's number, its frames)` makes of the tiles of [t, h, w, c], blended: float32 [t', h', w', c'].
+    def crop(self, place: tuple[slice, slice], frames: Tensor, scale: int) -> Tensor:
+        """The frames [c, t, h, w], a latent of which is `scale` pixels, at a place."""
+        return frames[..., _scaled(place[0], scale), _scaled(place[1], scale)]
 
-        A latent is `reads` pixels of what is read, and `writes` of what comes out.
+    def add(self, total: Tensor | None, number: int, part: Tensor, scale: int) -> Tensor:
+        """Adds its share of what was made at place `number`, [t, h, w, c], to the total [t, h', w', c] in float32.
+
+        total None: nothing so far. A latent is `scale` pixels of both. After all places it is what they blend to.
         """
-        down, across = ([w.to(frames.device) for w in blending(s, writes)] for s in (self.rows, self.columns))
-        total: Tensor | None = None
-        for number, (row, column) in enumerate(self.places):
-            part = run(number, frames[:, _scaled(row, reads), _scaled(column, reads)].contiguous()).float()
-            if total is None:
-                total = part.new_zeros(len(part), self.height * writes, self.width * writes, part.shape[3])
-            y, x = divmod(number, len(self.columns))
-            part = part * down[y][:, None, None] * across[x][:, None]
-            total[:, _scaled(row, writes), _scaled(column, writes)] += part
-        assert total is not None
+        if total is None:
+            total = torch.zeros(len(part), self.height * scale, self.width * scale, part.shape[3])
+        y, x = divmod(number, len(self.columns))
+        row, column = self.rows[y], self.columns[x]
+        down, across = blending(self.rows, scale)[y], blending(self.columns, scale)[x]
+        share = part.float() * down[:, None, None] * across[:, None]
+        total[:, _scaled(row, scale), _scaled(column, scale)] += share
         return total
 
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..kernels.backend import using
-from .models.vae import END, Stream, VideoVAE
+from .models.vae import END, VideoVAE
 from .tiles import Tiles
 
 
@@ -53,9 +53,8 @@ class StreamingVAE:
         `tile` as in `stream`. The mean of the distribution, which diffusers calls its mode.
         """
         self._check_video(video)
-        tiles = self._tiles(video.shape[2] // self.model.factor, video.shape[3] // self.model.factor, tile)
         chunks = self.model.pixel_chunks(video.shape[1])
-        parts = self._run(self.model.encoder, video, chunks, tiles, {}, (self.model.factor, 1))
+        parts = self._run(self.model.encoder, video, chunks, tile, (self.model.factor, 1), {})
         return torch.cat([part[..., : self.latent_channels] for part in parts]).permute(3, 0, 1, 2).float().contiguous()
 
     def _check_video(self, video: Tensor) -> None:
@@ -66,51 +65,71 @@ class StreamingVAE:
             raise ValueError(f"height and width must be multiples of {factor}, got {list(video.shape[2:])}")
 
     def stream(self, latent: Tensor, *, tile: int | None = None, **conditions: Any) -> Iterator[Tensor]:
-        """Latent [C, T, H, W] -> chunks of pixels [n, height, width, 3] in -1..1, the first of them first.
+        """Latent [C, T, H, W] -> chunks of pixels [n, height, width, 3] in -1..1, as soon as they are known.
 
-        A chunk may be empty where the model looks ahead. Frames wider or higher than `tile` pixels are decoded in
-        tiles of that side, whose edges are blended: less memory and another result, which a warning says. conditions:
-        what the model's decoder takes beside latents (`VideoVAE.begin`).
+        A chunk may be empty, where the model looks ahead. conditions: what the model's decoder takes beside latents
+        (`VideoVAE.begin`). Frames wider or higher than `tile` pixels are decoded in tiles of that side, each for the
+        whole clip, and blended: memory for a tile, no frame before the last tile is done, and another result than that
+        of whole frames, which a warning says.
         """
         if latent.ndim != 4 or latent.shape[0] != self.latent_channels or 0 in latent.shape:
             raise ValueError(f"a latent must be [{self.latent_channels}, T, H, W], not empty, got {list(latent.shape)}")
-        frames, height, width = latent.shape[1:]
-        tiles, chunks = self._tiles(height, width, tile), self.model.latent_chunks(frames)
-        return self._run(self.model.decoder, latent, chunks, tiles, conditions, (1, self.model.factor))
+        chunks = self.model.latent_chunks(latent.shape[1])
+        return self._run(self.model.decoder, latent, chunks, tile, (1, self.model.factor), conditions)
 
     def decode(self, latent: Tensor, *, tile: int | None = None, **conditions: Any) -> Tensor:
         """Latent [C, T, H, W] -> video [3, frames, height, width] in -1..1 (float32); arguments as in `stream`."""
         return torch.cat(list(self.stream(latent, tile=tile, **conditions))).permute(3, 0, 1, 2).float().contiguous()
 
-    def _tiles(self, height: int, width: int, tile: int | None) -> Tiles | None:
-        """The tiles of a latent of this size; None where whole frames are small enough."""
-        if tile is None or max(height, width) * self.model.factor <= tile:
-            return None
-        warnings.warn(f"frames are in tiles of {tile} pixels, which is not equal to whole frames", stacklevel=3)
-        return Tiles.of(height, width, tile // self.model.factor)
-
     def _run(
         self,
-        half: torch.nn.Module,
+        half: nn.Module,
         clip: Tensor,
         chunks: list[slice],
-        tiles: Tiles | None,
-        conditions: dict[str, Any],
+        tile: int | None,
         scales: tuple[int, int],
+        conditions: dict[str, Any],
     ) -> Iterator[Tensor]:
-        """What `half` makes of each chunk of a clip [C, T, H, W]. Nothing is computed before it is asked for."""
-        streams: list[Stream] = [self.model.begin(**conditions) for _ in (tiles.places if tiles else [None])]
+        """What `half` makes of a clip [C, T, H, W], chunk by chunk. `scales`: pixels of a latent's side, in and out."""
+        if tile is None or max(clip.shape[2:]) * self.model.factor <= tile * scales[0]:
+            return self._whole(half, clip, chunks, conditions)
+        warnings.warn(f"frames are in tiles of {tile} pixels, which is not equal to whole frames", stacklevel=3)
+        height, width = (side // scales[0] for side in clip.shape[2:])
+        tiles = Tiles.of(height, width, tile // self.model.factor)
+        return self._tiled(half, clip, chunks, tiles, scales, conditions)
+
+    def _whole(
+        self, half: nn.Module, clip: Tensor, chunks: list[slice], conditions: dict[str, Any]
+    ) -> Iterator[Tensor]:
+        stream = self.model.begin(**conditions)
         for chunk in chunks:
             frames = clip[:, chunk].permute(1, 2, 3, 0).to(self.device, self.dtype).contiguous()
-            for stream in streams:
-                if self.model.looks_ahead and chunk is chunks[-1]:
-                    stream[END] = True
+            if self.model.looks_ahead and chunk is chunks[-1]:
+                stream[END] = True
             with torch.inference_mode(), using(self.backend):
-                if tiles is None:
-                    out: Tensor = half(frames, streams[0])
-                else:
-                    out = tiles.blend(lambda number, part: half(part, streams[number]), frames, *scales)
+                out: Tensor = half(frames, stream)
             yield out
+
+    def _tiled(
+        self,
+        half: nn.Module,
+        clip: Tensor,
+        chunks: list[slice],
+        tiles: Tiles,
+        scales: tuple[int, int],
+        conditions: dict[str, Any],
+    ) -> Iterator[Tensor]:
+        """As `_whole`; an empty chunk for each that is decoded, so that others can have their turn, then all."""
+        total: Tensor | None = None
+        for number, place in enumerate(tiles.places):
+            done: list[Tensor] = []
+            for chunk in self._whole(half, tiles.crop(place, clip, scales[0]), chunks, conditions):
+                done.append(chunk.cpu())
+                yield chunk.new_empty(0, tiles.height * scales[1], tiles.width * scales[1], chunk.shape[3])
+            lengths = [len(chunk) for chunk in done]
+            total = tiles.add(total, number, torch.cat(done), scales[1])
+        assert total is not None
+        yield from total.split(lengths)
 
 
 def to_bytes(pixels: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from packdit.runtime import decoding
 from packdit.runtime.decoding import Decoding
 from packdit.runtime.job import Job
 from packdit.runtime.vae import to_bytes
@@ -26,7 +27,7 @@ def test_a_chunk_a_turn(runtime: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("broken", ["denormalize", "stream"])
 def test_a_failure_is_the_jobs_own(runtime: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    def failing(latent: torch.Tensor) -> torch.Tensor:
+    def failing(latent: torch.Tensor, tile: int | None = None) -> torch.Tensor:
         raise OSError("no luck")
 
     monkeypatch.setattr(runtime.vae, broken, failing)
@@ -34,3 +35,18 @@ def test_a_failure_is_the_jobs_own(runtime: SimpleNamespace, monkeypatch: pytest
     job = Job(sample.request)
     assert Decoding(sample, job, runtime.transformer, runtime.vae).advance()
     assert (job.status, str(job.error)) == ("failed", "no luck")
+
+
+def test_the_tile_is_what_the_free_memory_allows(runtime: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(decoding, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(decoding, "choose_tile", lambda vae, grid, budget: asked.append((grid, budget)) or 32)
+    sample = runtime.sample(width=64, height=32, frames=5)
+    job = Job(sample.request)
+    decoder = Decoding(sample, job, runtime.transformer, runtime.vae)
+    with pytest.warns(UserWarning, match="frames are in tiles of 32 pixels"):
+        decoder.advance()
+    while not decoder.advance():
+        pass
+    assert asked == [((2, 4, 8), 800)]
+    assert job.result().frames.shape == (5, 32, 64, 3)

@@ -3,11 +3,12 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from packdit.runtime.memory import peak_bytes
+from packdit.runtime.memory import free_bytes, peak_bytes
 
 
 def test_the_peak_is_in_bytes_and_never_falls() -> None:
@@ -16,6 +17,15 @@ def test_the_peak_is_in_bytes_and_never_falls() -> None:
     assert held.nbytes < first < 1e12
     del held
     assert peak_bytes(torch.device("cpu")) >= first
+
+
+def test_free_memory_is_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform == "linux":
+        assert 1e6 < free_bytes(torch.device("cpu")) < 1e14
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: "MemTotal: 9 kB\nMemAvailable:       7 kB\n")
+    assert free_bytes(torch.device("cpu")) == 7 * 1024
+    monkeypatch.setattr(Path, "read_text", Path("/not there").open)
+    assert free_bytes(torch.device("cpu")) == sys.maxsize
 
 
 REUSE = """
