@@ -20,7 +20,7 @@ class Optimizers:
 
     def __init__(self, modules: dict[str, nn.Module], muon_lr: float, adam_lr: float) -> None:
         named = [(f"{m}.{n}", p) for m, module in modules.items() for n, p in module.named_parameters()]
-        edge = ("embed", "head", "modulation", "conv_in", "conv_out", "phrase", "words")
+        edge = ("embed", "head", "modulation", "conv_in", "conv_out")
         inner = [p for n, p in named if p.ndim == 2 and not any(word in n for word in edge) and min(p.shape) > 8]
         chosen = {id(p) for p in inner}
         rest = [p for _, p in named if id(p) not in chosen]
