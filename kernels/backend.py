@@ -17,9 +17,9 @@ from torch import Tensor
 
 BACKENDS = ("reference", "cpu", "triton")
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# On a GPU these are PyTorch's library calls, also for a model whose backend is triton.
+# On a GPU these are the reference, also for a model whose backend is triton.
 WIDE = "varlen_attention of wide heads"
-WITHOUT_TRITON = ("linear_int8", "causal_conv3d", "group_norm_silu", WIDE)
+WITHOUT_TRITON = ("linear_int8", "group_norm_silu", WIDE)
 # These have no C++ kernel: the reference, also for a model whose backend is cpu.
 WITHOUT_CPU = ("varlen_attention_fp8", "linear_fp8")
 

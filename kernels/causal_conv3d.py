@@ -34,6 +34,20 @@ def causal_conv3d_reference(
     return out[0].permute(1, 2, 3, 0).contiguous().to(x.dtype)
 
 
+def causal_conv3d_library(
+    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, stride: Triple, padding: Padding, edges: str
+) -> Tensor:
+    """The same by PyTorch's convolution in the dtype of x, channels last throughout: what runs on a GPU."""
+    (top, bottom), (left, right) = padding
+    before = x.new_zeros(weight.shape[1] - 1, *x.shape[1:]) if past is None else past
+    volume, inside = torch.cat((before, x)).permute(3, 0, 1, 2)[None], (0, top, left)
+    if edges == "nearest" or padding != ((top, top), (left, left)):
+        mode = "replicate" if edges == "nearest" else "constant"
+        volume, inside = F.pad(volume, (left, right, top, bottom, 0, 0), mode=mode), (0, 0, 0)
+    out = F.conv3d(volume, weight.permute(0, 4, 1, 2, 3), bias, stride, inside)
+    return out[0].permute(1, 2, 3, 0).contiguous()
+
+
 def carried(past: Tensor | None, x: Tensor, kt: int, st: int) -> Tensor:
     """The frames that the next chunk's call takes as `past`: those from its first window on.
 
@@ -142,7 +156,7 @@ def causal_conv3d(
     x [T, H, W, Cin]; weight [Cout, kt, kh, kw, Cin]; bias [Cout]; past [P, H, W, Cin], 0 <= P <= kt - 1: the frames
     `carried` from the chunk before, None at a clip's start, which puts kt - 1 frames of zeros there; stride (t, y, x);
     padding ((top, bottom), (left, right)) in space, None: as much as keeps the size under an odd kernel; edges "zeros"
-    or "nearest" (pixels): what the padding holds.
+    or "nearest" (pixels): what the padding holds. Backend "triton" is PyTorch's own convolution.
     T' = (P + T - kt) // st + 1. ValueError for anything else.
     """
     _check(x, weight, bias, past)
@@ -154,6 +168,8 @@ def causal_conv3d(
     output_size(x, weight, past, stride, around)
     check_choice("causal_conv3d: edges", edges, EDGES)
     tensors = [tensor for tensor in (x, weight, bias, past) if tensor is not None]
-    if choose("causal_conv3d", backend, *tensors) == "reference":
-        return causal_conv3d_reference(x, weight, bias, past, stride, around, edges)
+    chosen = choose("causal_conv3d", backend, *tensors)
+    if chosen != "cpu":
+        convolve = causal_conv3d_reference if chosen == "reference" else causal_conv3d_library
+        return convolve(x, weight, bias, past, stride, around, edges)
     return _causal_conv3d(x, weight, bias, past, list(stride), [*around[0], *around[1]], edges)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from packdit.kernels import carried, causal_conv3d
-from packdit.kernels.causal_conv3d import causal_conv3d_reference
-from packdit.kernels.testing import assert_same_bits, check_cpu
+from packdit.kernels.causal_conv3d import Padding, causal_conv3d_reference
+from packdit.kernels.testing import assert_same_bits, check_cpu, check_triton
 
 Triple = tuple[int, int, int]
 
@@ -149,3 +149,13 @@ def test_op() -> None:
     torch.library.opcheck(op, (x, weight, bias, x[:2].clone(), [1, 2, 1], [1, 1, 0, 2]))
     torch.library.opcheck(op, (x, weight, None, None, [1, 1, 1], [1, 1, 1, 1]))
     torch.library.opcheck(op, (x, weight, None, None, [1, 1, 1], [1, 1, 1, 1], "nearest"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("edges", ["zeros", "nearest"])
+@pytest.mark.parametrize("padding", [None, ((0, 2), (1, 0))])
+def test_a_gpus_library_call(padding: Padding | None, edges: str, dtype: torch.dtype) -> None:
+    pytest.importorskip("triton")
+    x, weight, bias = (t.to(dtype) for t in inputs((4, 4, 5), (8, 16)))
+    for stride, past in (((1, 1, 1), None), ((2, 1, 2), x[:1])):
+        check_triton(causal_conv3d, x, weight, bias, past=past, stride=stride, padding=padding, edges=edges)
