@@ -12,7 +12,7 @@ from torch import Tensor
 from ..kernels import causal_conv3d, group_norm_silu, linear, linear_int8, norm_silu
 from ..kernels.causal_conv3d import Triple
 from ..kernels.gated_residual import Residual
-from ..kernels.linear import activate, linear_reference
+from ..kernels.linear import activate, fastest_layout, linear_reference
 from ..kernels.linear_int8 import pack_int8, quantize_rows
 from ..kernels.tuning import invariant
 from .problem import Problem, as_tuple, eager, of_op
@@ -36,7 +36,8 @@ def linear_problem(
     `alone`: by kernels whose bits do not depend on the number of rows."""
     draw = Draw(dtype, device, depth + columns)
     x, bias = draw(tokens, depth), draw(columns)
-    weight = (draw(depth, columns, wide=True) * depth**-0.5).to(dtype).t()
+    weight = (draw(columns, depth, wide=True) * depth**-0.5).to(dtype)
+    laid_out = fastest_layout(weight)
     rows = torch.linspace(0, tokens - 1, min(tokens, ROWS_COMPARED)).long().to(device)
     added = Residual(x=draw(tokens, columns), gate=draw(8, columns), row=draw.index(tokens, 8)) if residual else None
 
@@ -46,7 +47,7 @@ def linear_problem(
 
     def run(backend: str | None) -> tuple[Tensor, ...]:
         with invariant(alone):
-            return (linear(x, weight, bias, activation=activation, residual=added, backend=backend),)
+            return (linear(x, laid_out, bias, activation=activation, residual=added, backend=backend),)
 
     more = () if added is None else (added.x, added.gate, added.row)
     return Problem(
@@ -55,7 +56,7 @@ def linear_problem(
         plain=lambda: definition(dtype),
         flops=2 * tokens * depth * columns,
         moved=(x.numel() + weight.numel() + (2 if residual else 1) * tokens * columns) * dtype.itemsize,
-        peers=eager(eager_linear, x, weight.contiguous(), bias, activation, *more),
+        peers=eager(eager_linear, x, weight, bias, activation, *more),
         select=lambda results: (results[0][rows],),
         inputs=(x, bias),
     )
@@ -101,7 +102,7 @@ def conv_problem(
     taps = kernel[0] * kernel[1] * kernel[2]
     x, past, bias = draw(*size, cin), draw(kernel[0] - 1, *size[1:], cin), draw(cout)
     by_depth = (draw(*kernel, cin, cout, wide=True) * (taps * cin) ** -0.5).to(dtype)
-    weight = by_depth.permute(4, 0, 1, 2, 3)
+    weight = by_depth.permute(4, 0, 1, 2, 3).contiguous()
     positions = size[0] * size[1] * size[2]
     video = torch.cat((past, x)).permute(3, 0, 1, 2)[None].contiguous()
     padding = (0, kernel[1] // 2, kernel[2] // 2)

@@ -133,6 +133,8 @@ inline void score(const Scratch& s, const Panel& p, int64_t dim) {
         scores.a_stride = kKeys;
         scores.b = s.queries + p.first * dim + d * kPanel;
         scores.b_stride = kPanel;
+        scores.b_step = 16;
+        scores.ahead = nullptr;
         scores.c = s.weights;
         scores.c_stride = kPanel;
         scores.rows = static_cast<int>(p.most);
@@ -197,6 +199,8 @@ inline void weigh(const Scratch& s, const Panel& p, int64_t dim, float* out) {
     product.a_stride = width;
     product.b = s.weights;
     product.b_stride = kPanel;
+    product.b_step = 16;
+    product.ahead = nullptr;
     product.c = out;
     product.c_stride = kPanel;
     product.rows = static_cast<int>(dim);

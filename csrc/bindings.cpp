@@ -51,7 +51,7 @@ using RowsArg = std::pair<Address, int64_t>;                      // address, st
 using HeadsArg = std::tuple<Address, int64_t, int64_t, int64_t>;  // address, stride, head stride, heads
 using ModulationArg = std::tuple<RowsArg, RowsArg, int, float>;   // shift, scale, norm, eps
 using IndexArg = std::pair<Address, int64_t>;                     // address, rows of the table
-using WeightsArg = std::tuple<Address, int64_t, bool, Address>;   // address, columns, depth major, bias
+using WeightsArg = std::tuple<Address, int64_t, bool, Address>;   // address, columns, packed, bias
 
 using Int8WeightsArg = std::tuple<Address, int64_t, Address, Address>;  // address, columns, scales, bias
 using ResidualArg = std::tuple<RowsArg, RowsArg, IndexArg>;             // residual, gate, index into gate
@@ -69,8 +69,8 @@ packdit::Modulation modulation(const ModulationArg& arg) {
 }
 
 packdit::Weights weights(const WeightsArg& arg) {
-    const auto& [address, columns, depth_major, bias] = arg;
-    return {floats(address), columns, depth_major, floats(bias)};
+    const auto& [address, columns, packed, bias] = arg;
+    return {floats(address), columns, packed, floats(bias)};
 }
 
 packdit::Epilogue epilogue(const EpilogueArg& arg) {

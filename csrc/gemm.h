@@ -31,12 +31,12 @@ public:
     const int64_t rows, taps, width;
 };
 
-// Weights for `columns` outputs of depth taps * width. depth_major: element (k, n) at data[k * columns + n], else at
-// data[n * depth + k].
+// Weights for `columns` outputs of depth taps * width: data [columns][depth] or, packed, blocks of sixteen columns one
+// after another, each [depth][16]; then columns is a multiple of sixteen.
 struct Weights {
     const float* data;
     int64_t columns;
-    bool depth_major;
+    bool packed;
     const float* bias;  // null: none
 };
 

@@ -23,7 +23,8 @@ struct Product {
     const float* a;
     int64_t a_stride;
     const float* b;
-    int64_t b_stride;
+    const float* ahead;        // fetched into the caches as b is read; null: nothing
+    int64_t b_stride, b_step;  // from one k to the next; from sixteen columns to the next sixteen
     float* c;
     int64_t c_stride;
     int rows, columns;

@@ -49,10 +49,14 @@ void tile(const Product& p, int first_row) {
     }
     const float* a = p.a + first_row;
     const float* b = p.b;
+    const int64_t ahead = p.ahead ? p.ahead - p.b : 0;
     for (int64_t k = 0; k < p.depth; ++k, a += p.a_stride, b += p.b_stride) {
+        if (ahead) {
+            for (int j = 0; j < V; ++j) __builtin_prefetch(b + ahead + j * p.b_step, 0, 2);
+        }
         F16 right[V];
 #pragma GCC unroll 2
-        for (int j = 0; j < V; ++j) right[j] = load(b + 16 * j);
+        for (int j = 0; j < V; ++j) right[j] = load(b + j * p.b_step);
 #pragma GCC unroll 16
         for (int i = 0; i < R; ++i) {
             const F16 left = set(a[i]);

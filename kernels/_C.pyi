@@ -24,7 +24,7 @@ Rows = tuple[int, int]  # address, stride
 Heads = tuple[int, int, int, int]  # address, stride of tokens, stride of heads, number of heads
 Modulation = tuple[Rows, Rows, int, float]  # shift, scale, norm, eps
 Index = tuple[int, int]  # address, rows of the table that it points into
-Weights = tuple[int, int, bool, int]  # address, columns, depth major, address of the bias
+Weights = tuple[int, int, bool, int]  # address, columns, packed, address of the bias
 Int8Weights = tuple[int, int, int, int]  # address, columns, addresses of their scales and of the bias
 Epilogue = tuple[int, tuple[Rows, Rows, Index] | None]  # activation; residual, gate and the row of gate
 

@@ -94,16 +94,13 @@ def _causal_conv3d(
     edges: str = "zeros",
 ) -> Tensor:
     x, past = x.contiguous(), None if past is None else past.contiguous()
-    by_depth = weight.permute(1, 2, 3, 4, 0)
-    depth_major = by_depth.is_contiguous()
-    taps = by_depth if depth_major else weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    packed = (address(taps), weight.shape[0], depth_major, address(bias))
+    weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+    matrix = (address(weight), weight.shape[0], False, address(bias))
     kernel, size = tuple(weight.shape[1:4]), _flat_output_size(x, weight, past, stride, padding)
     out = x.new_empty(*size, weight.shape[0])
     past_frames, missing = (0, kernel[0] - 1) if past is None else (past.shape[0], 0)
     native().causal_conv3d(
-        *(address(x), tuple(x.shape), address(past), past_frames, missing, packed, kernel, stride),
+        *(address(x), tuple(x.shape), address(past), past_frames, missing, matrix, kernel, stride),
         *(padding[0], padding[2], edges == "nearest", size, address(out), torch.get_num_threads()),
     )
     return out

@@ -16,6 +16,7 @@ from .modulate import check_table
 from .op import custom_op
 from .tensors import Rows, accurate, address, check_choice, check_tensor, dense_rows, rows
 
+COLUMNS = 16  # outputs in a block of packed weights, kPack in csrc/kernels.h
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of enum Activation in csrc/kernels.h
 
 
@@ -34,11 +35,32 @@ def finish_reference(product: Tensor, activation: str | None, residual: Residual
     return (y if residual is None else gated_residual_reference(residual.x, y, residual.gate, residual.row)).to(dtype)
 
 
+def pack_weight(weight: Tensor) -> Tensor:
+    """[N, K] -> [N / 16, K, 16], the fastest layout for the CPU kernels; N must be a multiple of 16."""
+    return weight.unflatten(0, (-1, COLUMNS)).transpose(1, 2).contiguous()
+
+
+def fastest_layout(weight: Tensor) -> Tensor:
+    """A weight [N, K] as `linear` reads it fastest where it is: packed for the CPU kernels, if N divides; else as it
+    is on the CPU, and with its inputs as rows, the transposed view of a contiguous [K, N], for other backends."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return weight.t().contiguous().t()
+    return weight if weight.shape[0] % COLUMNS else pack_weight(weight)
+
+
+def _unpacked(weight: Tensor) -> Tensor:
+    return weight if weight.ndim == 2 else weight.transpose(1, 2).flatten(0, 1)
+
+
+def _num_columns(weight: Tensor) -> int:
+    return weight.shape[0] if weight.ndim == 2 else weight.shape[0] * COLUMNS
+
+
 def linear_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, residual: Residual | None = None
 ) -> Tensor:
     """The definition, in plain PyTorch; differentiable. Arguments as in `linear`."""
-    product = F.linear(accurate(x), accurate(weight), None if bias is None else accurate(bias))
+    product = F.linear(accurate(x), accurate(_unpacked(weight)), None if bias is None else accurate(bias))
     return finish_reference(product, activation, residual, x.dtype)
 
 
@@ -80,12 +102,11 @@ def _linear(
     gate: Tensor | None = None,
     row: Tensor | None = None,
 ) -> Tensor:
-    depth_major = weight.t().is_contiguous()
-    matrix, dense = matrix_of(x), weight.t() if depth_major else weight.contiguous()
+    matrix, weight, num_columns = matrix_of(x), weight.contiguous(), _num_columns(weight)
     bias, added = None if bias is None else bias.contiguous(), optional_residual(residual, gate, row)
-    out = output_of(x, weight.shape[0])
+    out = output_of(x, num_columns)
     native().linear(
-        *(rows(matrix), *matrix.shape, (address(dense), weight.shape[0], depth_major, address(bias))),
+        *(rows(matrix), *matrix.shape, (address(weight), num_columns, weight.ndim == 3, address(bias))),
         *(epilogue(activation, added), address(out), torch.get_num_threads()),
     )
     return out
@@ -119,7 +140,7 @@ def _(
     gate: Tensor | None = None,
     row: Tensor | None = None,
 ) -> Tensor:
-    return output_of(x, weight.shape[0])
+    return output_of(x, _num_columns(weight))
 
 
 def check_epilogue(
@@ -150,14 +171,17 @@ def linear(
 ) -> Tensor:
     """y = activation(x weightᵀ + bias), or residual.x + residual.gate[residual.row] * y; [..., N] in the dtype of x.
 
-    x [..., K], [T, K] with a residual; weight [N, K], fastest as the transposed view of a contiguous [K, N]; bias [N],
-    of the dtype of x like weight; activation None, "gelu", "gelu_tanh" or "silu". ValueError for anything else.
+    x [..., K], [T, K] with a residual; weight [N, K], or `fastest_layout` of it; bias [N], of the dtype of x
+    like weight; activation None, "gelu", "gelu_tanh" or "silu". ValueError for anything else.
     """
     check_tensor("linear: x", x, (*x.shape[:-1], None))
-    check_tensor("linear: weight", weight, (None, x.shape[-1]), (x.dtype,), x.device)
-    tensors = check_epilogue("linear", x, weight.shape[0], bias, activation, residual)
+    shape = (None, x.shape[-1], COLUMNS) if weight.ndim == 3 else (None, x.shape[-1])
+    check_tensor("linear: weight", weight, shape, (x.dtype,), x.device)
+    tensors = check_epilogue("linear", x, _num_columns(weight), bias, activation, residual)
     chosen = choose("linear", backend, x, weight, *tensors)
     if chosen == "reference":
         return linear_reference(x, weight, bias, activation, residual)
     added = () if residual is None else (residual.x, residual.gate, residual.row)
-    return (_linear_triton if chosen == "triton" else _linear)(x, weight, bias, activation, *added)
+    if chosen == "triton":
+        return _linear_triton(x, _unpacked(weight), bias, activation, *added)
+    return _linear(x, weight, bias, activation, *added)

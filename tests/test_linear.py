@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from packdit.kernels import Residual, gated_residual, linear
-from packdit.kernels.linear import ACTIVATIONS, linear_reference
+from packdit.kernels.linear import ACTIVATIONS, fastest_layout, linear_reference, pack_weight
 from packdit.kernels.testing import assert_same_bits, check_cpu, num_threads, offsets
 
 WIDTHS = [48, 64, 96, 128, 192, 576, 1152]
 
 
 def inputs(rows: int, depth: int, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x [rows, depth], a depth-major weight [columns, depth], bias [columns]"""
+    """x [rows, depth], weight [columns, depth], bias [columns]"""
     generator = torch.Generator().manual_seed(rows * 10000 + depth + columns)
     x = torch.randn(rows, depth, generator=generator)
-    weight = torch.randn(depth, columns, generator=generator) / max(depth, 1) ** 0.5 * 3
-    return x, weight.t(), torch.randn(columns, generator=generator)
+    weight = torch.randn(columns, depth, generator=generator) / max(depth, 1) ** 0.5 * 3
+    return x, weight, torch.randn(columns, generator=generator)
 
 
 def test_the_reference_is_the_formula() -> None:
@@ -46,7 +46,20 @@ def test_the_reference_computes_in_float32_and_differentiates() -> None:
 def test_cpu(rows: int, depth: int, columns: int, activation: str | None) -> None:
     x, weight, bias = inputs(rows, depth, columns)
     got = check_cpu(linear, x, weight, bias, activation=activation)[0]
-    assert_same_bits(linear(x, weight.contiguous(), bias, activation=activation, backend="cpu"), got)
+    if columns % 16 == 0:
+        packed = check_cpu(linear, x, pack_weight(weight), bias, activation=activation)[0]
+        assert_same_bits(packed, got, "packed and not")
+
+
+def test_the_fastest_layout() -> None:
+    weight = torch.randn(48, 5)
+    packed = fastest_layout(weight)
+    assert packed.shape == (3, 5, 16)
+    assert torch.equal(packed[1, 2], weight[16:32, 2])
+    odd = torch.randn(47, 5)
+    assert fastest_layout(odd) is odd
+    for other in (weight.double(), weight.bfloat16(), weight.to("meta")):
+        assert fastest_layout(other).stride() == (1, 48)
 
 
 def ending_a_branch(x: torch.Tensor, weight: torch.Tensor, *args: torch.Tensor, **options: str) -> torch.Tensor:
@@ -67,9 +80,8 @@ def test_cpu_adds_to_a_gated_residual(rows: int, depth: int, columns: int) -> No
 @pytest.mark.parametrize(("rows", "depth", "columns"), [(0, 8, 5), (3, 8, 0), (3, 0, 5), (1, 1, 1)])
 def test_cpu_of_nothing(rows: int, depth: int, columns: int) -> None:
     x, weight, bias = inputs(rows, depth, columns)
-    for layout in (weight, weight.contiguous()):
-        got = linear(x, layout, bias, activation="silu", backend="cpu")
-        torch.testing.assert_close(got, linear(x, layout, bias, activation="silu", backend="reference"))
+    got = linear(x, weight, bias, activation="silu", backend="cpu")
+    torch.testing.assert_close(got, linear(x, weight, bias, activation="silu", backend="reference"))
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
@@ -112,6 +124,8 @@ def test_cpu_reads_strided_rows_of_any_shape() -> None:
     assert_same_bits(linear(x.t().contiguous().t(), weight, bias, backend="cpu"), expected)
     assert_same_bits(linear(x.view(2, 3, 4, 33), weight, bias, backend="cpu"), expected.view(2, 3, 4, 20))
     assert_same_bits(linear(x[0], weight, bias, backend="cpu"), expected[0])
+    columns = weight.t().contiguous().t()
+    assert_same_bits(linear(x, columns, bias, backend="cpu"), expected)
     every_second = torch.stack((weight, weight), 1).flatten(0, 1)[::2]
     assert_same_bits(linear(x, every_second, torch.stack((bias, bias), 1)[:, 0], backend="cpu"), expected)
 
@@ -123,6 +137,7 @@ def test_bad_arguments() -> None:
         ((x, weight.double(), bias), r"weight is float64 \[5, 8\] on cpu; allowed: float32"),
         ((x, weight, bias[:4]), r"bias is float32 \[4\] on cpu; allowed: float32 \[5\]"),
         ((x.int(), weight, bias), r"x is int32 \[4, 8\]"),
+        ((x, torch.zeros(2, 7, 16), None), r"weight is float32 \[2, 7, 16\] on cpu; allowed: float32 \[any, 8, 16\]"),
     ]:
         with pytest.raises(ValueError, match=f"^linear: {message}"):
             linear(*arguments)
@@ -144,6 +159,8 @@ def test_bad_arguments() -> None:
 def test_op() -> None:
     x, weight, bias = inputs(4, 8, 5)
     torch.library.opcheck(torch.ops.packdit.linear.default, (x, weight, bias, "gelu"))
-    torch.library.opcheck(torch.ops.packdit.linear.default, (x.view(2, 2, 8), weight.contiguous(), None, None))
+    torch.library.opcheck(torch.ops.packdit.linear.default, (x.view(2, 2, 8), weight.t().contiguous().t(), None, None))
+    packed = pack_weight(torch.ones(32, 8))
+    torch.library.opcheck(torch.ops.packdit.linear.default, (x, packed, torch.zeros(32), None))
     onto = torch.zeros(4, 5), torch.zeros(2, 5), offsets([0, 0, 1])
     torch.library.opcheck(torch.ops.packdit.linear.default, (x, weight, bias, "gelu", *onto))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels import carried, causal_conv3d, linear, modulate, norm_silu
+from ...kernels.linear import fastest_layout
 
 Stream = dict[Any, Any]
 """What one chunk of a clip leaves for the next: each part's own, under the part itself or its name."""
@@ -85,10 +86,10 @@ class NormSilu(nn.Module):
 
 
 def lay_out(module: nn.Module) -> None:
-    """Stores every linear weight with its inputs as rows, which the kernels read fastest, and calls what parts of a
-    module of their own have of this name. No value changes by more than its rounding."""
+    """Stores every linear weight as the kernels read it fastest, and calls what parts of a module of their own have of
+    this name. No value changes by more than its rounding."""
     for part in module.modules():
         if isinstance(part, Linear):
-            part.weight.data = part.weight.data.t().contiguous().t()
+            part.weight.data = fastest_layout(part.weight.data)
         elif callable(own := getattr(part, "lay_out", None)):
             own()
