@@ -2,7 +2,8 @@
 
 An explicit backend wins over `using`, which wins over the environment variable PACKDIT_BACKEND, which wins over the
 automatic choice: `cpu` for float32 tensors on the CPU that need no gradient, else `reference`. `triton` has to be asked
-for until a GPU has verified it. Asking for what cannot run is an error that says why.
+for until a GPU has verified it, and so has `flash`, FlashAttention for attention and Triton for the rest. Asking for
+what cannot run is an error that says why.
 """
 
 import os
@@ -15,13 +16,15 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-BACKENDS = ("reference", "cpu", "triton")
+BACKENDS = ("reference", "cpu", "triton", "flash")
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # On a GPU these are the reference, also for a model whose backend is triton.
 WIDE = "varlen_attention of wide heads"
 WITHOUT_TRITON = ("linear_int8", "group_norm_silu", WIDE)
 # These have no C++ kernel: the reference, also for a model whose backend is cpu.
 WITHOUT_CPU = ("varlen_attention_fp8", "linear_fp8")
+# What FlashAttention's libraries compute.
+WITH_FLASH = ("varlen_attention",)
 
 _has_triton = find_spec("triton") is not None
 _default: ContextVar[str | None] = ContextVar("packdit_backend", default=None)
@@ -41,7 +44,12 @@ def native() -> ModuleType:
 
 def available() -> dict[str, str]:
     """Each backend with "ok", or with the reason why it cannot be used here."""
-    return {"reference": "ok", "cpu": _native_error or "ok", "triton": _why_no_triton() or "ok"}
+    return {
+        "reference": "ok",
+        "cpu": _native_error or "ok",
+        "triton": _why_no_triton() or "ok",
+        "flash": _why_no_flash() or "ok",
+    }
 
 
 def check(backend: str) -> None:
@@ -71,6 +79,8 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> str:
         return _automatic(op, tensors)
     if asked not in BACKENDS:
         raise ValueError(f"{op}: backend is {asked!r}; allowed: auto, {', '.join(BACKENDS)}")
+    if asked == "flash" and backend is None and _why_not_flash(op, tensors):
+        asked = "reference" if _why_no_triton() else "triton"
     if backend is None and op in {"triton": WITHOUT_TRITON, "cpu": WITHOUT_CPU}.get(asked, ()):
         return "reference"
     reason = ""
@@ -78,6 +88,8 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> str:
         reason = _why_not_cpu(op, tensors)
     elif asked == "triton":
         reason = _why_not_triton(op, tensors)
+    elif asked == "flash":
+        reason = _why_not_flash(op, tensors)
     if reason:
         raise ValueError(f"{op}: backend {asked!r} cannot run this: {reason}; allowed here: {_automatic(op, tensors)}")
     return asked
@@ -121,6 +133,28 @@ def _why_not_triton(op: str, tensors: tuple[Tensor, ...]) -> str:
         if not (x.is_cuda or (interpreted() and x.device.type == "cpu")) or x.dtype not in TRITON_DTYPES:
             kind = str(x.dtype).removeprefix("torch.")
             return f"it takes float32, bfloat16 and float16 on cuda, got {kind} on {x.device}"
+    return _why_no_gradient(tensors)
+
+
+def _why_no_flash() -> str:
+    from .flash import why_none  # it registers an op
+
+    return why_none()
+
+
+def _why_not_flash(op: str, tensors: tuple[Tensor, ...]) -> str:
+    """Why FlashAttention's libraries cannot take these tensors; empty when they can."""
+    from .flash import DTYPES, HEAD_DIM_STEP
+
+    if op not in WITH_FLASH:
+        return f"FlashAttention has no {op}"
+    reason = _why_no_flash()
+    if reason:
+        return reason
+    for x in tensors:
+        if not x.is_cuda or x.dtype not in DTYPES or x.shape[-1] % HEAD_DIM_STEP:
+            kind = f"{str(x.dtype).removeprefix('torch.')} heads of {x.shape[-1]} on {x.device}"
+            return f"it takes bfloat16 and float16 heads in multiples of {HEAD_DIM_STEP} on cuda, got {kind}"
     return _why_no_gradient(tensors)
 
 

@@ -253,9 +253,14 @@ def varlen_attention(
         _check_key_bias(key_bias, k.shape[0], q.device)
         tensors.append(key_bias)
     factor = q.shape[2] ** -0.5 if scale is None else scale
-    chosen = choose("varlen_attention" if q.shape[2] <= MAX_HEAD_DIM else WIDE, backend, *tensors)
+    plain = "varlen_attention" if key_bias is None else "varlen_attention with a key_bias"
+    chosen = choose(plain if q.shape[2] <= MAX_HEAD_DIM else WIDE, backend, *tensors)
     if chosen == "reference":
         return varlen_attention_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor, key_bias)
     if chosen == "triton":
         return _varlen_attention_triton(q, k, v, cu_seqlens_q, cu_seqlens_k, work, causal, factor, key_bias)
+    if chosen == "flash":
+        from .flash import varlen_attention_flash  # it registers an op
+
+        return varlen_attention_flash(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen, causal, factor)
     return _varlen_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, factor, key_bias)

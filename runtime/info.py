@@ -16,6 +16,7 @@ def gather() -> dict[str, Any]:
     import torch
 
     from ..kernels.backend import available
+    from ..kernels.flash import found
 
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
@@ -27,6 +28,7 @@ def gather() -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpus": [{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in gpus],
         "backends": available(),
+        "flash_libraries": found(),
         "models": {name: model(name) for name in shipped()},
     }
 
@@ -77,6 +79,8 @@ def describe(facts: dict[str, Any]) -> str:
         (f"backend {name}", "ready" if state == "ok" else f"not used: {state}")
         for name, state in facts["backends"].items()
     ]
+    libraries = [f"{name}: {'ready' if state == 'ok' else state}" for name, state in facts["flash_libraries"].items()]
+    rows.append(("flash libraries", f"the first that is ready of {'; '.join(libraries)}"))
     rows += [(f"model {name}", describe_model(found)) for name, found in facts["models"].items()]
     if not facts["models"]:
         rows.append(("models", "none ship with this installation; use --model DIR"))

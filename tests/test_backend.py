@@ -40,7 +40,7 @@ def test_argument_before_block_before_environment(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"^op: backend is 'cuda'; allowed: auto, reference, cpu, triton$"):
+    with pytest.raises(ValueError, match=r"^op: backend is 'cuda'; allowed: auto, reference, cpu, triton, flash$"):
         choose("op", "cuda", X)
     with pytest.raises(ValueError, match="it takes float32 on cpu, got bfloat16 on cpu; allowed here: reference"):
         choose("op", "cpu", X.bfloat16())
