@@ -79,6 +79,8 @@ def _why_not(name: str) -> str:
             return "not installed"
         import_module(name)
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
+            return "not installed"
         return f"it does not import: {str(error).partition(chr(10))[0][:100]}"
     if not torch.cuda.is_available():
         return "PyTorch finds no CUDA GPU"
