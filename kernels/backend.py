@@ -22,7 +22,7 @@ TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDE = "varlen_attention of wide heads"
 WITHOUT_TRITON = ("linear_int8", "group_norm_silu", WIDE)
 # These have no C++ kernel: the reference, also for a model whose backend is cpu.
-WITHOUT_CPU = ("varlen_attention_fp8", "linear_fp8")
+WITHOUT_CPU = ("varlen_attention_fp8", "linear_fp8", "patchify", "unpatchify")
 # What FlashAttention's libraries compute.
 WITH_FLASH = ("varlen_attention",)
 

@@ -1,4 +1,4 @@
-"""Latents of many shapes to one sequence of patch tokens, and back: data movement only, one backend.
+"""Latents of many shapes to one sequence of patch tokens, and back: data movement only.
 
 Source: patch embedding of DiT (arXiv 2212.09748, section 3.2) over time and space, packed as in NaViT (arXiv
 2307.06304). Tokens of a clip run over t, then y, then x; the features of a token over c, then pt, ph, pw.
@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .backend import choose
 from .op import custom_op
-from .tensors import check_tensor
+from .tensors import check_tensor, dense_rows
 
 Grid = tuple[int, int, int]
 
@@ -52,6 +53,14 @@ def _patchify(latents: list[Tensor], patch: list[int]) -> Tensor:
     return patchify_reference(latents, _triples(patch)[0])
 
 
+@custom_op("patchify_triton", device_types="default")
+def _patchify_triton(latents: list[Tensor], patch: list[int]) -> Tensor:
+    from .triton_patchify import launch_patchify  # triton is optional
+
+    return launch_patchify(latents, patch)
+
+
+@torch.library.register_fake("packdit::patchify_triton")
 @torch.library.register_fake("packdit::patchify")
 def _(latents: list[Tensor], patch: list[int]) -> Tensor:
     num_tokens = sum(x[0].numel() // math.prod(patch) for x in latents)
@@ -63,6 +72,14 @@ def _unpatchify(tokens: Tensor, grids: list[int], patch: list[int]) -> list[Tens
     return unpatchify_reference(tokens, _triples(grids), _triples(patch)[0])
 
 
+@custom_op("unpatchify_triton", device_types="default")
+def _unpatchify_triton(tokens: Tensor, grids: list[int], patch: list[int]) -> list[Tensor]:
+    from .triton_patchify import launch_unpatchify  # triton is optional
+
+    return launch_unpatchify(dense_rows(tokens), _triples(grids), patch)
+
+
+@torch.library.register_fake("packdit::unpatchify_triton")
 @torch.library.register_fake("packdit::unpatchify")
 def _(tokens: Tensor, grids: list[int], patch: list[int]) -> list[Tensor]:
     channels = tokens.shape[1] // math.prod(patch)
@@ -99,7 +116,13 @@ def check_grid(name: str, grid: Sequence[int], patch: Grid) -> None:
         raise ValueError(f"{name} is {tuple(grid)}; allowed: (frames, height, width) in multiples of {patch}")
 
 
-def patchify(latents: list[Tensor], patch: Grid) -> Tensor:
+def _choose(op: str, backend: str | None, tensors: list[Tensor]) -> str:
+    """Noise and pictures are made on the CPU, whatever the backend of the model that they are for."""
+    on_cpu = backend is None and tensors[0].device.type == "cpu"
+    return "reference" if on_cpu else choose(op, backend, *tensors)
+
+
+def patchify(latents: list[Tensor], patch: Grid, *, backend: str | None = None) -> Tensor:
     """Latents [C, T, H, W] of any sizes, in multiples of patch (pt, ph, pw), as tokens [sum, C * pt * ph * pw].
 
     ValueError for an empty list, other shapes, or latents that differ in channels, dtype or device.
@@ -110,10 +133,11 @@ def patchify(latents: list[Tensor], patch: Grid) -> Tensor:
     for index, x in enumerate(latents):
         check_tensor(f"patchify: latents[{index}]", x, (first.shape[0], None, None, None), (first.dtype,), first.device)
         check_grid(f"patchify: the grid of latents[{index}]", x.shape[1:], patch)
-    return _patchify(latents, list(patch))
+    op = _patchify_triton if _choose("patchify", backend, latents) == "triton" else _patchify
+    return op(latents, list(patch))
 
 
-def unpatchify(tokens: Tensor, grids: list[Grid], patch: Grid) -> list[Tensor]:
+def unpatchify(tokens: Tensor, grids: list[Grid], patch: Grid, *, backend: str | None = None) -> list[Tensor]:
     """The inverse of `patchify`: one contiguous [C, T, H, W] for each latent size (T, H, W) in grids.
 
     tokens [sum, C * pt * ph * pw]. ValueError when grids and patch do not cover the tokens exactly.
@@ -125,4 +149,5 @@ def unpatchify(tokens: Tensor, grids: list[Grid], patch: Grid) -> list[Tensor]:
     check_tensor("unpatchify: tokens", tokens, (num_tokens, None), (tokens.dtype,))
     if tokens.shape[1] % features:
         raise ValueError(f"unpatchify: tokens have {tokens.shape[1]} features; allowed: multiples of {features}")
-    return _unpatchify(tokens, [size for grid in grids for size in grid], list(patch))
+    op = _unpatchify_triton if _choose("unpatchify", backend, [tokens]) == "triton" else _unpatchify
+    return op(tokens, [size for grid in grids for size in grid], list(patch))
