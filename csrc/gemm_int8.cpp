@@ -37,8 +37,11 @@ public:
             Buffer bytes(kPack * ceil_div(depth_, 16) * 4);
             for (int64_t block = first; block < last; ++block) quantize(block, reinterpret_cast<int8_t*>(bytes.data()));
         });
-        const int64_t panel_bytes = int8_.panel_blocks * kInt8Columns * 4 * std::max<int64_t>(fours_, 1);
-        const int64_t group = int8_.panel_blocks * std::max<int64_t>(kGroupBytes / panel_bytes, 1);  // in blocks
+        const int64_t num_panels = ceil_div(num_blocks_, int8_.panel_blocks);
+        const int64_t bytes = num_blocks_ * kInt8Columns * 4 * fours_;
+        const int64_t share = ceil_div(4 * threads, num_row_blocks_);  // groups that keep all threads at work
+        const int64_t wanted = std::min(std::max(ceil_div(bytes, kGroupBytes), share), num_panels);
+        const int64_t group = ceil_div(num_panels, wanted) * int8_.panel_blocks;  // in blocks
         const int64_t num_groups = ceil_div(num_blocks_, group);
         parallel_ranges(threads, work * weights_.columns / 4, num_groups * num_row_blocks_, [&](int64_t a, int64_t b) {
             std::vector<int32_t> products(kPack * group * kInt8Columns);

@@ -21,7 +21,10 @@ void int8_tile(const Int8Product& p, int first_row, int first_block) {
     for (int64_t k = 0; k < p.fours; ++k, a += 4 * kPack, b += 4 * kInt8Columns) {
         Weights right[V];
 #pragma GCC unroll 2
-        for (int j = 0; j < V; ++j) right[j] = load_weights(b + j * block_bytes);
+        for (int j = 0; j < V; ++j) {
+            right[j] = load_weights(b + j * block_bytes);
+            __builtin_prefetch(b + (V + j) * block_bytes, 0, 2);  // the next blocks, or nothing where there are none
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < R; ++i) {
             int32_t left;

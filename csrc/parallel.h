@@ -8,7 +8,7 @@
 
 namespace packdit {
 
-constexpr int64_t kWorkPerThread = 1 << 22;  // multiply-adds, or as many as take as long, for which a thread pays
+constexpr int64_t kWorkPerThread = 1 << 20;  // multiply-adds, or as many as take as long, for which a thread pays
 
 // Calls body(thread, num_threads) on at most `threads` threads, fewer where the work is small.
 template <typename Body>
