@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .fp8 import E4M3, LARGEST, SMALLEST_PEAK
-from .triton_rows import block_of, num_warps
+from .triton_rows import block_of
 from .tuning import current_arch
 
 LEAST_ARCH = 89  # the first with tensor cores for e4m3
@@ -58,8 +58,8 @@ def launch_round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """`quantize_rows` of a matrix whose rows are contiguous; the scale in float32."""
     num_rows, width = x.shape
     out, scale = torch.empty(x.shape, dtype=E4M3, device=x.device), torch.empty(num_rows, device=x.device)
-    rows, columns = block_of(width)
     if x.numel():
+        rows, columns, warps = block_of("round_rows", x)
         round_rows_kernel[(triton.cdiv(num_rows, rows),)](
             *(x, out, scale, num_rows, x.stride(0)),
             width=width,
@@ -67,6 +67,6 @@ def launch_round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
             smallest_peak=SMALLEST_PEAK,
             rows=rows,
             columns=columns,
-            num_warps=num_warps(columns),
+            num_warps=warps,
         )
     return out, scale

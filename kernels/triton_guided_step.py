@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ELEMENTS_PER_PROGRAM = 2048
+from .triton_rows import cut_rows
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -64,7 +64,8 @@ def launch_guided_step(
         return
     slots, num_tokens, channels = state.shape
     columns, padded_slots = triton.next_power_of_2(channels), triton.next_power_of_2(slots)
-    tokens = max(1, ELEMENTS_PER_PROGRAM // (columns * padded_slots))
+    cut = cut_rows("guided_step", state, columns * padded_slots)
+    tokens = max(1, cut.elements // (columns * padded_slots))
     guided_step_kernel[(triton.cdiv(num_tokens, tokens),)](
         *(state, out, cond, uncond, guidance, table, row),
         *(num_tokens, state.stride(0), state.stride(1), out.stride(0)),
@@ -73,4 +74,5 @@ def launch_guided_step(
         tokens=tokens,
         columns=columns,
         padded_slots=padded_slots,
+        num_warps=cut.num_warps,
     )

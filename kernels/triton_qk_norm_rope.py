@@ -9,9 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_rows import num_warps
-
-ELEMENTS_PER_PROGRAM = 2048
+from .triton_rows import cut_rows
 
 
 @triton.jit
@@ -115,8 +113,10 @@ def launch_norm_rope(
         return out
     num_tokens, num_heads, head_dim = x.shape
     columns, rows = max(2, triton.next_power_of_2(head_dim)), triton.next_power_of_2(num_heads)
+    width, kernel = (rows * columns, "qk_norm_rope across") if across_heads else (head_dim, "qk_norm_rope")
+    cut = cut_rows(kernel, x, width)
     if not across_heads:
-        rows = min(rows, max(1, ELEMENTS_PER_PROGRAM // columns))
+        rows = min(rows, max(1, cut.elements // columns))
     norm_rope_kernel[(num_tokens, triton.cdiv(num_heads, rows))](
         x,
         x if weight is None else weight,
@@ -131,6 +131,6 @@ def launch_norm_rope(
         interleaved=layout == "interleaved",
         rows=rows,
         columns=columns,
-        num_warps=num_warps(rows * columns),
+        num_warps=cut.num_warps,
     )
     return out

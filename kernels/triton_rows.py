@@ -5,12 +5,58 @@ sources are in modulate.py, gated_residual.py and norm_silu.py. A program comput
 an order of operations that follows from the width and the dtypes alone, so a row's result does not depend on others.
 """
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-ELEMENTS_PER_PROGRAM = 2048  # narrow rows share a program
+from .tuning import Tuned, current_arch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsKey:
+    """What the cut may depend on. width: of a row, of which a program holds whole ones."""
+
+    kernel: str
+    arch: int
+    dtype: torch.dtype
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsCut:
+    """A program's share: as many whole rows as have this many elements, at least one."""
+
+    elements: int
+    num_warps: int
+
+
+def rule(key: RowsKey) -> RowsCut:
+    """Unverified: not timed on a GPU yet. At least 16 elements a thread, so that loads are wide; few enough to stay in
+    registers."""
+    block = max(2048, triton.next_power_of_2(key.width))
+    return RowsCut(elements=2048, num_warps=min(max(block // 512, 4), 16))
+
+
+def candidates(key: RowsKey) -> list[RowsCut]:
+    """What a sweep should time: 8 to 64 elements a thread."""
+    cuts = [(elements, warps) for elements in (1024, 2048, 4096, 8192) for warps in (1, 2, 4, 8, 16)]
+    block = triton.next_power_of_2(key.width)
+    return [
+        RowsCut(elements=elements, num_warps=warps)
+        for elements, warps in cuts
+        if 8 <= max(elements, block) // (32 * warps) <= 64 and elements >= min(block, 8192)
+    ]
+
+
+choice = Tuned("rows", rule, candidates)
+
+
+def cut_rows(kernel: str, x: Tensor, width: int) -> RowsCut:
+    """The choice for a kernel that goes over rows of this width."""
+    return choice(RowsKey(kernel=kernel, arch=current_arch(), dtype=x.dtype, width=width))
 
 
 @triton.jit
@@ -97,15 +143,10 @@ def norm_silu_kernel(
     tl.store(out + row * width + column, value.to(out.dtype.element_ty), mask)
 
 
-def block_of(width: int) -> tuple[int, int]:
-    """Rows and columns of a program's block."""
-    columns = triton.next_power_of_2(width)
-    return max(1, ELEMENTS_PER_PROGRAM // columns), columns
-
-
-def num_warps(columns: int) -> int:
-    """At least 16 elements a thread, so that loads are wide; few enough to stay in registers."""
-    return min(max(columns // 512, 4), 16)
+def block_of(kernel: str, x: Tensor) -> tuple[int, int, int]:
+    """Rows and columns of a program's block for whole rows [..., D] of x, and its warps."""
+    columns, cut = triton.next_power_of_2(x.shape[-1]), cut_rows(kernel, x, x.shape[-1])
+    return max(1, cut.elements // columns), columns, cut.num_warps
 
 
 def launch_modulate(
@@ -128,7 +169,7 @@ def launch_modulate(
     results = [result for result in (total, out) if result is not None]
     if x.numel() == 0:
         return results
-    rows, columns = block_of(x.shape[1])
+    rows, columns, warps = block_of("gated_residual" if gated else "modulate", x)
     # what a variant of the kernel does not read is represented by x
     matrices = [x if matrix is None else matrix for matrix in (x, y, gate, shift, scale)]
     modulate_kernel[(triton.cdiv(x.shape[0], rows),)](
@@ -145,7 +186,7 @@ def launch_modulate(
         modulated=modulated,
         rows=rows,
         columns=columns,
-        num_warps=num_warps(columns),
+        num_warps=warps,
     )
     return results
 
@@ -158,7 +199,7 @@ def launch_norm_silu(
     if x.numel() == 0:
         return out
     width = x.shape[-1]
-    rows, columns = block_of(width)
+    rows, columns, warps = block_of("norm_silu", x)
     num_rows = x.numel() // width
     norm_silu_kernel[(triton.cdiv(num_rows, rows),)](
         x,
@@ -174,6 +215,6 @@ def launch_norm_silu(
         activation=activation,
         rows=rows,
         columns=columns,
-        num_warps=num_warps(columns),
+        num_warps=warps,
     )
     return out

@@ -8,6 +8,7 @@ from packdit.kernels.testing import assert_same_bits, check_triton
 pytest.importorskip("triton")
 
 from packdit.kernels.interpreter import strict
+from packdit.kernels.triton_rows import RowsKey, choice
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SHAPES = [(0, 8), (1, 1), (3, 15), (37, 64), (5, 193), (2, 2049)]
@@ -105,3 +106,10 @@ def test_ops() -> None:
         arguments = (i["x"], i["y"], i["gate"], i["row"], *tables, "rms", 1e-6)
         torch.library.opcheck(ops.gated_residual_triton.default, arguments)
         torch.library.opcheck(ops.norm_silu_triton.default, (i["x"], None, None, "rms", True, 1e-6))
+
+
+def test_a_cut_keeps_rows_whole_and_threads_busy() -> None:
+    for width in (1, 64, 193, 3072, 16384):
+        key = RowsKey(kernel="modulate", arch=90, dtype=torch.bfloat16, width=width)
+        for cut in (choice(key), *choice.candidates(key)):
+            assert 8 <= max(cut.elements, width) / (32 * cut.num_warps) <= 64
