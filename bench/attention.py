@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels import varlen_attention
+from ..kernels import flash, varlen_attention
 from ..kernels.testing import offsets
 from ..kernels.varlen_attention import attend, segments_of
 from .problem import Make, Problem, Results
@@ -126,11 +124,11 @@ def peers(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, shape: At
         found["eager"] = partial(sdpa, q, k, v, pieces, shape.causal)
         if q.is_cuda:
             found["cudnn"] = partial(sdpa_cudnn, q, k, v, pieces, shape.causal)
-    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+    if q.is_cuda and q.dtype in flash.DTYPES:
         limits = max(shape.lengths), max(shape.keys)
-        for name, library in LIBRARIES.items():
-            if not missing(name):
-                found[name] = partial(library, q, k, v, cu_q, cu_k, limits, shape.causal)
+        for name, library in flash.LIBRARIES.items():
+            if flash.found()[name] == "ok":
+                found[name] = partial(by_library, library, q, k, v, cu_q, cu_k, limits, shape.causal)
     return found
 
 
@@ -159,49 +157,15 @@ def sdpa_cudnn(q: Tensor, k: Tensor, v: Tensor, pieces: Sequence[tuple[slice, sl
         return sdpa(q, k, v, pieces, causal)
 
 
-def torch_varlen(
-    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, limits: tuple[int, int], causal: bool
+def by_library(
+    library: flash.Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    limits: tuple[int, int],
+    causal: bool,
 ) -> Results:
-    """PyTorch's own varlen attention, with the arguments that it has had since 2.11."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    out: Any = varlen_attn(q, k, v, cu_q, cu_k, *limits, window_size=(-1, 0) if causal else (-1, -1))
-    return (out,)
-
-
-def flash_attn(
-    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, limits: tuple[int, int], causal: bool
-) -> Results:
-    """FlashAttention's package (2 or 3)."""
-    function = import_module("flash_attn").flash_attn_varlen_func
-    return (function(q, k, v, cu_q, cu_k, *limits, causal=causal),)
-
-
-def flash_attn_cute(
-    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, limits: tuple[int, int], causal: bool
-) -> Results:
-    """FlashAttention 4, over the CuTe DSL; it gives the output, and beside it sums that nobody asked for."""
-    function = import_module("flash_attn.cute.interface").flash_attn_varlen_func
-    out = function(q, k, v, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, causal=causal)
-    return (out[0] if isinstance(out, tuple) else out,)
-
-
-LIBRARIES: dict[str, Callable[..., Results]] = {
-    "varlen_attn": torch_varlen,
-    "flash_attn": flash_attn,
-    "flash_attn.cute": flash_attn_cute,
-}
-MODULES = {
-    "varlen_attn": "torch.nn.attention.varlen",
-    "flash_attn": "flash_attn",
-    "flash_attn.cute": "flash_attn.cute.interface",
-}
-
-
-def missing(name: str) -> str:
-    """Why one of LIBRARIES cannot be imported here; empty where it can."""
-    try:
-        import_module(MODULES[name])
-    except Exception as error:  # a package that is half there ends in any way
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return ""
+    """One of FlashAttention's, told the longest segments."""
+    return (library(q, k, v, cu_q, cu_k, *limits, causal, q.shape[2] ** -0.5),)

@@ -46,7 +46,7 @@ BARS = (
     *(
         _GPU(op="varlen_attention", shape=shape, against=against, at_least=least)
         for shape in _LARGE
-        for against, least in (("TFLOP/s", 600.0), ("varlen_attn", 1.5), ("peers", 1.0))
+        for against, least in (("TFLOP/s", 600.0), ("torch.nn.attention.varlen", 1.5), ("peers", 1.0))
     ),
     _GPU(op="varlen_attention_fp8", shape="clip, 24 x 128", against="bf16", at_least=1.3),
     *(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from ..kernels import flash
 from ..runtime.memory import reuse_freed_memory
-from . import attention, facts
+from . import facts
 from .ceilings import measure as measure_ceilings
 from .measure import How, measure
 from .plot import roofline
@@ -44,9 +45,9 @@ def run(options: Options, say: Callable[[str], None]) -> bool:
     dtypes = list(dict.fromkeys(case.dtype for case in chosen))
     ceilings = measure_ceilings(options.device, dtypes, 1.0 if scale != "tiny" else 2**-10)
     say(f"ceilings of this run: {ceilings.describe()}")
-    for name in attention.LIBRARIES:
-        if options.device.type == "cuda" and (reason := attention.missing(name)):
-            say(f"peer {name} is not here: {reason}")
+    if options.device.type == "cuda":
+        missing = [(name, reason) for name, reason in flash.found().items() if reason != "ok"]
+        say("".join(f"peer {name} is not here: {reason}\n" for name, reason in missing))
     how = How(device=options.device, ceilings=ceilings, seconds=options.seconds, compile=options.compile)
     with Table(OpRow, found, options.csv) as table:
         for case in chosen:

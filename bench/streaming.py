@@ -16,7 +16,7 @@ from torch import Tensor
 from ..kernels import gated_residual, guided_step, modulate, patchify, qk_norm_rope, unpatchify
 from ..kernels.guided_step import guided_step_reference
 from ..kernels.patchify import Grid, patchify_reference, unpatchify_reference
-from .problem import Make, Problem, Results, eager, of_op
+from .problem import Problem, eager, of_op
 from .shapes import Model
 
 EPS = 1e-6
@@ -172,24 +172,14 @@ def patchify_problem(grids: list[Grid], channels: int, dtype: torch.dtype, devic
     draw, patch = Draw(dtype, device, len(grids)), (1, 2, 2)
     latents = [draw(channels, *grid) for grid in grids]
     return Problem(
-        run=_plain_only(lambda: (patchify(latents, patch),)),
+        run=lambda backend: (patchify(latents, patch, backend=backend),),
         exact=lambda: (patchify_reference([x.double() for x in latents], patch),),
         plain=lambda: (patchify_reference(latents, patch),),
         flops=0,
         moved=2 * dtype.itemsize * sum(x.numel() for x in latents),
         peers=eager(_eager_patchify, latents, patch),
+        inputs=tuple(latents),
     )
-
-
-def _plain_only(make: Make) -> Callable[[str | None], Results]:
-    """`run` of an op that moves data and has no kernels of its own: it is PyTorch's, on every device."""
-
-    def run(backend: str | None) -> Results:
-        if backend not in (None, "reference"):
-            raise ValueError(f"there is no {backend} kernel; allowed: reference")
-        return make()
-
-    return run
 
 
 def _eager_patchify(latents: list[Tensor], patch: Grid) -> tuple[Tensor, ...]:
@@ -202,12 +192,13 @@ def unpatchify_problem(grids: list[Grid], channels: int, dtype: torch.dtype, dev
     count = sum(math.prod(grid) for grid in grids) // math.prod(patch)
     tokens = Draw(dtype, device, count)(count, channels * math.prod(patch))
     return Problem(
-        run=_plain_only(lambda: tuple(unpatchify(tokens, grids, patch))),
+        run=lambda backend: tuple(unpatchify(tokens, grids, patch, backend=backend)),
         exact=lambda: tuple(unpatchify_reference(tokens.double(), grids, patch)),
         plain=lambda: tuple(unpatchify_reference(tokens, grids, patch)),
         flops=0,
         moved=2 * dtype.itemsize * tokens.numel(),
         peers=eager(_eager_unpatchify, tokens, grids, patch),
+        inputs=(tokens,),
     )
 
 

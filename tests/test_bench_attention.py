@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from packdit.bench import attention as module
-from packdit.bench.attention import AttentionShape, attention, missing
+from packdit.bench.attention import AttentionShape, attention, by_library
 from packdit.bench.problem import Judge
 from packdit.kernels import varlen_attention
 from packdit.kernels.testing import offsets
@@ -47,7 +46,13 @@ def test_peers_are_left_out_where_they_compute_something_else() -> None:
     assert set(attention(equal, torch.float32, CPU).peers) == {"eager"}
 
 
-def test_a_library_that_is_not_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.MODULES, "flash_attn", "no_such_package")
-    assert missing("flash_attn") == "ModuleNotFoundError: No module named 'no_such_package'"
-    assert missing("varlen_attn") == ""
+def test_a_library_is_told_the_longest_segments() -> None:
+    def library(*given: object) -> torch.Tensor:
+        assert given[5:7] == (9, 5)
+        assert given[7] is True
+        assert given[8] == 0.5
+        return torch.ones(2)
+
+    q = torch.ones(3, 1, 4)
+    (out,) = by_library(library, q, q, q, offsets([3]), offsets([3]), (9, 5), True)
+    assert torch.equal(out, torch.ones(2))
