@@ -128,12 +128,12 @@ class _Builder(stock.InterpreterBuilder):
         if active.size:
             book.setdefault(self.grid_idx, []).append(np.unique(active))
 
-    def create_masked_load(self, ptrs: Any, mask: Any, other: Any, *hints: Any) -> Handle:
+    def create_masked_load(self, ptrs: Any, mask: Any, other: Any, *hints: Any, **more: Any) -> Handle:
         kind = ptrs.get_element_ty()
         self._touch(self.loads, ptrs.data, mask.data, stock._get_np_dtype(kind).itemsize)
         if other is None:
             other = _poison(ptrs.data.shape, kind)
-        return super().create_masked_load(ptrs, mask, other, *hints)
+        return super().create_masked_load(ptrs, mask, other, *hints, **more)
 
     def create_masked_store(self, ptrs: Any, value: Any, mask: Any, *hints: Any) -> Any:
         size = stock._get_np_dtype(ptrs.get_element_ty()).itemsize

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .triton_attention_tma import fits, launch_attention_tma
 from .triton_segments import LOG2_E, fill_outside, load_block, new_output, place_of, split_dim, store_block
 from .tuning import Tuned, current_arch
 
@@ -33,6 +34,8 @@ class Tiles:
     """How a program cuts its work: queries, keys at a time. block_m divides QUERY_BLOCK.
 
     max_registers None: as many a thread as the compiler likes, which may spill to fit more programs on the chip.
+    fetch: "pointers"; or "engine" and "specialized", as triton_attention_tma.py has them, which falls back to the rule
+    for calls that it cannot take.
     """
 
     block_m: int
@@ -40,6 +43,7 @@ class Tiles:
     num_warps: int
     num_stages: int
     max_registers: int | None = None
+    fetch: str = "pointers"
 
 
 Blocks = tuple[tuple[int, int], tuple[int, int]]
@@ -64,9 +68,17 @@ def candidates(key: AttentionKey) -> list[Tiles]:
     """What a sweep should time."""
     if key.dtype == torch.float32:
         return []
-    shapes = [(128, 128, 8), (128, 64, 8), (128, 32, 8), (64, 128, 4), (64, 64, 4), (64, 32, 4), (128, 64, 4)]
-    return [
+    shapes = [(128, 128, 8), (128, 64, 8), (128, 32, 8), (64, 128, 4), (64, 64, 4), (64, 32, 4)]
+    found = [
         Tiles(block_m=m, block_n=n, num_warps=warps, num_stages=stages) for m, n, warps in shapes for stages in (2, 3)
+    ]
+    if key.arch != 90 or key.causal or split_dim(key.head_dim, key.dtype) != (key.head_dim, 0) or key.head_dim > 128:
+        return found
+    return found + [
+        Tiles(block_m=128, block_n=n, num_warps=4 if fetch == "specialized" else 8, num_stages=stages, fetch=fetch)
+        for fetch in ("specialized", "engine")
+        for n in (64, 128)
+        for stages in (2, 3)
     ]
 
 
@@ -284,9 +296,17 @@ def launch_attention(
     num_entries, num_segments = work.shape[0], cu_seqlens_q.shape[0] - 1
     num_tokens, num_heads, head_dim = q.shape
     out = new_output(q, num_entries, num_segments, query_block)
-    if q.numel() == 0 or num_entries == 0:
-        return out
-    cut = tiles(AttentionKey(arch=current_arch(), dtype=q.dtype, head_dim=head_dim, causal=causal))
+    if q.numel() == 0 or num_entries == 0 or num_segments == 0:
+        return out.zero_()
+    key = AttentionKey(arch=current_arch(), dtype=q.dtype, head_dim=head_dim, causal=causal)
+    cut = tiles(key)
+    if cut.fetch != "pointers":
+        if fits(q, k, v, causal, scale, key_bias):
+            return launch_attention_tma(
+                *(q, k, v, cu_seqlens_q, cu_seqlens_k, work, scale, query_block),
+                *(cut.block_m, cut.block_n, cut.fetch == "specialized", cut.num_warps, cut.num_stages),
+            )
+        cut = tiles.rule(key)
     wide, tail = split_dim(head_dim, q.dtype)
     strides = [stride for x in (q, k, v) for stride in x.stride()[:2]]
     unit = math.gcd(*strides, 16)
