@@ -174,6 +174,5 @@ class ShapesVAE(VideoVAE):
         super().__init__()
         self.latent_channels: int = config["latent_channels"]
         self.encoder = Encoder(self.latent_channels, *config["encoder_channels"])
-        self.decoder = Decoder(
-            self.latent_channels, *config["decoder_channels"], config["context_width"], config["context_depth"]
-        )
+        fine, coarse = config["decoder_channels"]
+        self.decoder = Decoder(self.latent_channels, fine, coarse, config["context_width"], config["context_depth"])
