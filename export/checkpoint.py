@@ -25,6 +25,8 @@ from ..runtime.vae import StreamingVAE
 from . import shards
 from .families import family_of, pipeline_of
 from .plan import Piece, plan
+from .quantize import METHODS, quantized
+from .quantize import describe as describe_quantization
 from .source import Source, open_source
 from .tokenizer import write_tokenizers
 from .verify import verify_bundle
@@ -38,13 +40,15 @@ def convert(
     bundle: str | Path,
     dtype: str = "fp32",
     *,
+    quantize: str = "none",
     verify: bool = True,
     force: bool = False,
     progress: Progress = lambda what: None,
 ) -> Bundle:
     """Makes a bundle of a trained pipeline in diffusers' layout, or of one component's directory.
 
-    Weights are stored in `dtype`: fp32, bf16 or fp16. Memory holds one tensor at a time.
+    Weights are stored in `dtype`: fp32, bf16 or fp16; with `quantize` "int8" a transformer's large layers in int8, for
+    which the error that it makes is kept in the bundle. Memory holds one tensor at a time.
 
     With `verify` the bundle is run against its source, and the error is kept in it. ValueError, and nothing is left
     behind, for a source that is incomplete, unknown or contradicts itself, and for a target that exists (`force`
@@ -53,17 +57,21 @@ def convert(
     target = Path(bundle).resolve()
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {quote(dtype)}")
+    if quantize not in METHODS:
+        raise ValueError(f"quantize must be one of {', '.join(METHODS)}, got {quote(quantize)}")
     check_target(target, force)
     progress("reading")
     opened = open_source(Path(source))
-    plans = {name: plan(part, DTYPES[dtype]) for name, part in opened.components.items()}
+    exact = {name: plan(part, DTYPES[dtype]) for name, part in opened.components.items()}
+    plans = exact if quantize == "none" else quantized(opened.components, exact)
     description = describe(opened, plans, dtype)
+    description["quantization"] = describe_quantization(quantize, plans)
     check_space(target, plans)
     with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
         hashes = list(pool.map(file_hash, opened.files))
     names = [file.relative_to(opened.folder).as_posix() for file in opened.files]
     description["source"] = dict(zip(names, hashes, strict=True))
-    return write_bundle(target, description, opened, plans, verify, progress)
+    return write_bundle(target, description, opened, plans, exact if verify else None, progress)
 
 
 def describe(source: Source, plans: Plans, dtype: str) -> dict[str, Any]:
@@ -92,7 +100,6 @@ def describe(source: Source, plans: Plans, dtype: str) -> dict[str, Any]:
         "packdit": version("packdit"),
         "family": family,
         "dtype": dtype,
-        "quantization": "none",
         "components": {
             name: {
                 "class": part.class_name,
@@ -139,9 +146,12 @@ def check_space(target: Path, plans: Plans) -> None:
 
 
 def write_bundle(
-    target: Path, description: dict[str, Any], source: Source, plans: Plans, verify: bool, progress: Progress
+    target: Path, description: dict[str, Any], source: Source, plans: Plans, exact: Plans | None, progress: Progress
 ) -> Bundle:
-    """Writes beside the target, opens the result as a user would, verifies it against `source`, moves it into place."""
+    """Writes beside the target, opens the result as a user would, verifies it against `source`, moves it into place.
+
+    exact: the plans without quantization, for the verification; None: none is wanted.
+    """
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         progress("writing")
@@ -152,9 +162,12 @@ def write_bundle(
         description["verified"] = None
         _write_description(work, description)
         bundle = Bundle.open(work)
-        if verify:
+        if exact is not None:
             progress("verifying")
-            description["verified"] = verify_bundle(bundle, source, plans)
+            description["verified"] = verified = verify_bundle(bundle, source, plans, exact)
+            if description["quantization"] != "none":
+                layers = description["quantization"]["layers"]
+                description["quantization"]["relative_error"] = {k: verified["rounding"][k] for k in layers}
             _write_description(work, description)
         work.chmod(0o755)
         _move(work, target)

@@ -23,6 +23,10 @@ def export(
     dest: Annotated[str, typer.Argument(metavar="DEST", help="The directory to write.")],
     to: Annotated[str, typer.Option(help="What to write: bundle.")] = "bundle",
     dtype: Annotated[str, typer.Option(help="How to store the weights: fp32, bf16 or fp16.")] = "fp32",
+    quantize: Annotated[
+        str,
+        typer.Option(help="none, or int8: a transformer's large layers in 8 bits, for CPUs; a GPU runs it in floats."),
+    ] = "none",
     verify: Annotated[bool, typer.Option(help="Run the result against its source before it takes its place.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that exists.")] = False,
 ) -> None:
@@ -37,12 +41,13 @@ def export(
         typer.echo(f"{what} ...", err=True)
 
     try:
-        bundle = convert(source, dest, dtype, verify=verify, force=force, progress=progress)
+        bundle = convert(source, dest, dtype, quantize=quantize, verify=verify, force=force, progress=progress)
     except OSError as error:
         raise Failure(f"{quote(dest)} could not be written: {error.strerror or error}") from error
     description = bundle.description
     size = sum(entry["bytes"] for entry in description["files"].values())
-    typer.echo(f"{dest}: a bundle of family {bundle.family}, {dtype}, {size / 1e6:.1f} MB, {verdict(description)}")
+    kinds = dtype if quantize == "none" else f"{quantize} and {dtype}"
+    typer.echo(f"{dest}: a bundle of family {bundle.family}, {kinds}, {size / 1e6:.1f} MB, {verdict(description)}")
 
 
 def verdict(description: dict[str, Any]) -> str:
@@ -53,4 +58,9 @@ def verdict(description: dict[str, Any]) -> str:
     errors = [f"{name} {error:.1g}" for name, error in verified["relative_error"].items() if error is not None]
     if not errors:
         return "every tensor verified, none of the models run: they do not fit into memory"
-    return f"verified: largest relative errors {', '.join(errors)}; allowed {verified['limit']:g}"
+    said = f"verified: largest relative errors {', '.join(errors)}; allowed {verified['limit']:g}"
+    quantization = description["quantization"]
+    if quantization == "none":
+        return said
+    changes = [f"{name} by {error:.1%}" for name, error in quantization["relative_error"].items() if error is not None]
+    return f"{said}; {quantization['method']} changes the output of the {', '.join(changes) or 'models: not measured'}"

@@ -18,7 +18,7 @@ from .plan import DTYPES, Piece
 
 SHARD_BYTES = 2_000_000_000  # a file holds no more, unless one tensor does
 ALIGNMENT = 64  # bytes, of the first tensor in its file: a cache line, and the widest vector
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+NAMES = {dtype: name for name, dtype in DTYPES.items()} | {torch.int8: "I8"}
 
 
 def split(pieces: Sequence[Piece], limit: int) -> list[list[Piece]]:

@@ -49,14 +49,17 @@ class Verdict:
     rounding: float | None = None  # what rounding the weights changes, relative likewise
 
 
-def verify_bundle(bundle: Bundle, source: Source, plans: Plans) -> dict[str, Any]:
-    """Holds every component to the source's. ValueError where a tensor differs, or an error exceeds LIMIT."""
-    verdicts = {name: _verify(bundle, part, plans) for name, part in source.components.items()}
+def verify_bundle(bundle: Bundle, source: Source, plans: Plans, exact: Plans) -> dict[str, Any]:
+    """Holds every component to the source's. ValueError where a tensor differs, or an error exceeds LIMIT.
+
+    exact: the plans without quantization, whose models are compared with the source's.
+    """
+    verdicts = {name: _verify(bundle, part, plans, exact) for name, part in source.components.items()}
     fields = ("against", "relative_error", "rounding")
     return {"limit": LIMIT} | {field: {k: getattr(v, field) for k, v in verdicts.items()} for field in fields}
 
 
-def _verify(bundle: Bundle, part: Component, plans: Plans) -> Verdict:
+def _verify(bundle: Bundle, part: Component, plans: Plans, exact: Plans) -> Verdict:
     pieces = plans[part.name]
     check_tensors(bundle, part, pieces)
     if part.kind not in ("transformer", "vae"):
@@ -65,7 +68,7 @@ def _verify(bundle: Bundle, part: Component, plans: Plans) -> Verdict:
     if needed > free:
         gigabytes = f"running takes {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB are free"
         return Verdict(against=f"what its source makes, tensor by tensor; it did not run: {gigabytes}")
-    return _compare(bundle, Exact(folder=bundle.folder, description=bundle.description, plans=plans), part, pieces)
+    return _compare(bundle, Exact(folder=bundle.folder, description=bundle.description, plans=exact), part, pieces)
 
 
 def check_tensors(bundle: Bundle, part: Component, pieces: Sequence[Piece]) -> None:

@@ -44,12 +44,12 @@ def cpu_model() -> str:
 
 
 def instruction_sets() -> dict[str, Any]:
-    """Which the C++ kernels use, and which they could use here, best first."""
+    """Which the C++ kernels use, and which they could use here, best first; products of int8 have sets of their own."""
     try:
         from ..kernels import _C
     except ImportError:
-        return {"used": None, "usable": []}
-    return {"used": _C.isa(), "usable": _C.isas()}
+        return {"used": None, "usable": [], "int8": {"used": None, "usable": []}}
+    return {"used": _C.isa(), "usable": _C.isas(), "int8": {"used": _C.int8_isa(), "usable": _C.int8_isas()}}
 
 
 def model(name: str) -> dict[str, Any]:
@@ -69,7 +69,8 @@ def describe(facts: dict[str, Any]) -> str:
     rows = [
         ("packdit", f"{facts['packdit']}, Python {facts['python']}, torch {facts['torch']}"),
         ("processor", f"{cpu['model']}, {cpu['cores']} cores, {cpu['threads']} threads used"),
-        ("instructions", f"{sets['used'] or 'none: the C++ kernels are not built'} (of {', '.join(sets['usable'])})"),
+        ("instructions", describe_sets(sets)),
+        ("for int8", describe_sets(sets["int8"])),
         ("memory", f"{facts['memory_bytes'] / 2**30:.1f} GiB"),
     ]
     rows += [("GPU", f"{gpu['name']}, {gpu['memory_bytes'] / 2**30:.0f} GiB") for gpu in facts["gpus"]]
@@ -86,6 +87,11 @@ def describe(facts: dict[str, Any]) -> str:
         rows.append(("models", "none ship with this installation; use --model DIR"))
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"{label:{width}}  {text}" for label, text in rows)
+
+
+def describe_sets(sets: dict[str, Any]) -> str:
+    """One line."""
+    return f"{sets['used'] or 'none: the C++ kernels are not built'} (of {', '.join(sets['usable'])})"
 
 
 def describe_model(found: dict[str, Any]) -> str:

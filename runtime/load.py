@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..kernels.backend import check, choose, using
 from .bundle import Bundle, open_bundle
 from .models import transformer_class, vae_class
 from .models.layers import dtypes, lay_out
+from .models.quantized import dequantized, quantized_module
 from .models.transformer import PackedModel
 from .pack import Grid, Pack, Segment, make_pack
 from .request import quote
@@ -206,9 +208,13 @@ def _load(
     kind = pick_dtype(dtype, place)
     name = "VAE" if component == "vae" else component
     choose(f"the {name}", backend, torch.empty(0, device=place, dtype=kind))
-    kinds = dtypes(empty_module(make, bundle.config(component), name), kind)
-    weights = {k: v.to(place, kinds.get(k, kind)) for k, v in bundle.weights(component).items()}
-    model = fill_module(make, bundle.config(component), weights, name)
+    stored = bundle.weights(component)
+    if place.type != "cpu" or kind != torch.float32:  # int8 is for the CPU's kernels
+        stored = dequantized(stored)
+    made = partial(quantized_module, make, stored)
+    kinds = dtypes(empty_module(made, bundle.config(component), name), kind)
+    weights = {k: v.to(place, kinds.get(k, kind)) for k, v in stored.items()}
+    model = fill_module(made, bundle.config(component), weights, name)
     lay_out(model)
     return model, place, kind, None if backend == "auto" else backend
 

@@ -35,6 +35,16 @@ def test_a_pipeline_becomes_a_verified_bundle(pipeline_dir: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
+def test_int8_says_what_it_changes(pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("packdit.export.quantize.MIN_WIDTH", 40)
+    result = call(pipeline_dir, tmp_path / "made", "--quantize", "int8")
+    assert (result.exit_code, result.stderr) == (0, "reading ...\nwriting ...\nverifying ...\n")
+    assert " a bundle of family shapes, int8 and fp32, " in result.stdout
+    assert re.search(r"; int8 changes the output of the transformer by \d\.\d%\n$", result.stdout)
+    refused = call(pipeline_dir, tmp_path / "other", "--quantize", "int2")
+    assert (refused.exit_code, refused.stderr) == (2, "Error: quantize must be one of none, int8, got 'int2'\n")
+
+
 def test_a_component_becomes_a_bundle_that_generates_nothing(pipeline_dir: Path, tmp_path: Path) -> None:
     result = call(pipeline_dir / "vae", tmp_path / "made")
     assert result.exit_code == 0

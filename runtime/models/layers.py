@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...kernels import carried, causal_conv3d, linear, modulate, norm_silu
+from ...kernels import carried, causal_conv3d, linear, linear_int8, modulate, norm_silu
 from ...kernels.linear import fastest_layout
+from ...kernels.linear_int8 import pack_int8
 
 Stream = dict[Any, Any]
 """What one chunk of a clip leaves for the next: each part's own, under the part itself or its name."""
@@ -26,18 +27,33 @@ def parameter(*shape: int, wide: bool = False) -> nn.Parameter:
 def dtypes(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The dtype of each tensor of a module as it was made, where the module's is `dtype`."""
     wide = torch.promote_types(dtype, torch.float32)
-    return {name: wide if isinstance(p, Wide) else dtype for name, p in module.state_dict(keep_vars=True).items()}
+
+    def of(p: Tensor) -> torch.dtype:
+        return p.dtype if not p.is_floating_point() else wide if isinstance(p, Wide) else dtype
+
+    return {name: of(p) for name, p in module.state_dict(keep_vars=True).items()}
 
 
 class Linear(nn.Module):
-    """y = activation(x W^T + b); weight [out, in], bias [out] or None."""
+    """y = activation(x W^T + b); weight [out, in], bias [out] or None.
+
+    After `quantize` weight is int8 with a scale [out] of its rows, and x is rounded to int8, too.
+    """
 
     def __init__(self, cin: int, cout: int, *, bias: bool = True, wide: bool = False) -> None:
         super().__init__()
         self.weight = parameter(cout, cin, wide=wide)
         self.bias = parameter(cout, wide=wide) if bias else None
+        self.scale: nn.Parameter | None = None
+
+    def quantize(self) -> None:
+        """Makes room for int8 weights; before they are set."""
+        self.weight = nn.Parameter(torch.empty_like(self.weight, dtype=torch.int8), requires_grad=False)
+        self.scale = parameter(len(self.weight), wide=True)
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        if self.scale is not None:
+            return linear_int8(x, self.weight, self.scale, self.bias, activation=activation)
         return linear(x, self.weight, self.bias, activation=activation)
 
 
@@ -90,6 +106,6 @@ def lay_out(module: nn.Module) -> None:
     this name. No value changes by more than its rounding."""
     for part in module.modules():
         if isinstance(part, Linear):
-            part.weight.data = fastest_layout(part.weight.data)
+            part.weight.data = (fastest_layout if part.scale is None else pack_int8)(part.weight.data)
         elif callable(own := getattr(part, "lay_out", None)):
             own()
