@@ -16,7 +16,7 @@ import torch
 
 from ..kernels import guided_step
 from ..kernels.backend import check, using
-from .batch import make_batch
+from .batch import Batch, next_batch
 from .bundle import Bundle, open_bundle
 from .decoding import Decoding
 from .job import Job
@@ -65,6 +65,7 @@ class Engine:
         self._counts = dict.fromkeys(("steps", "sequences", "tokens", "padding_tokens", "captures", "replays"), 0)
         self._jobs: list[Job] = []  # from here on the worker's own: all that it has seen and that are unfinished
         self._running: dict[Sample, Job] = {}
+        self._batch: Batch | None = None  # of the last step, while any sample runs
         self._decoding: list[Decoding] = []
         self._arrivals = 0
         _ENGINES.add(self)
@@ -125,11 +126,12 @@ class Engine:
         """One pass of the model over as many of the samples as fit. For the worker alone."""
         plan, chosen = self.scheduler.next_plan(samples)
         expert = self.second if self.second and chosen[0].expert else self.transformer
-        batch = make_batch(plan, chosen, expert)
-        out = expert.run(batch.tokens, batch.pack)[:, : batch.state.shape[2]]  # without a learned variance
+        batch, self._batch = next_batch(self._batch, plan, chosen, expert), None  # where the step fails, none
+        out = expert.run(batch.tokens(), batch.pack)[:, : batch.state.shape[2]]  # without a learned variance
         with using(expert.backend):
             guided_step(batch.state, out, batch.cond, batch.uncond, batch.guidance, batch.table, batch.row)
-        batch.scatter()
+        batch.advance()
+        self._batch = batch
         self._count(steps=1, sequences=plan.num_segments, tokens=plan.num_tokens)
 
     def stats(self) -> dict[str, int]:
@@ -192,6 +194,8 @@ class Engine:
             job.advance("steps", sample.stage, sample.num_stages)
             if sample.done:
                 self._decoding.append(Decoding(sample, self._running.pop(sample), self.transformer, self.vae))
+        if not self._running:
+            self._batch = None
         self._decoding = [d for d in self._decoding if not d.advance()]
 
     def _step_or_isolate(self) -> None:
@@ -231,7 +235,7 @@ class Engine:
     def _end_all(self, status: str, error: BaseException | None = None) -> None:
         for job in self._jobs:
             job.finish(status, error)
-        self._jobs, self._running, self._decoding = [], {}, []
+        self._jobs, self._running, self._batch, self._decoding = [], {}, None, []
 
     def _count(self, **more: int) -> None:
         with self._lock:

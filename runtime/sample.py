@@ -65,6 +65,10 @@ class Sample:
     def done(self) -> bool:
         return self.stage >= self.num_stages
 
+    def timesteps(self) -> list[float]:
+        """What the model is told of each level at the next stage."""
+        return [track[self.stage].timestep for track in self.levels]
+
     def segment(self, branch: int, model: PackedTransformer) -> Segment:
         """The sequence `branch` at its next stage, for `model`, which is that of `expert`."""
         if self._embedded_by is not model:  # what the other expert was told is not needed again
@@ -74,7 +78,7 @@ class Sample:
             grid=self.token_grid,
             layout=self.layout,
             row=self.level,
-            timesteps=[track[self.stage].timestep for track in self.levels],
+            timesteps=self.timesteps(),
             text=text,
             text_bias=bias,
             extra=extra,
@@ -149,7 +153,7 @@ def make_sample(
         grid=grid,
         lead=grid[0] - t,
         token_grid=token_grid,
-        layout=model.layout(token_grid, **dict.fromkeys(model.model.layout_extras, request.fps)),
+        layout=model.layout(token_grid, **_places(request, model, vae)),
         told=told,
         given=patchify([_beside(request, grid, vae, beside)], patch).to(model.device) if beside else None,
         state=state.to(model.device),
@@ -159,6 +163,15 @@ def make_sample(
         stage=first_move([placed.levels[k] for k in per_token.unique().tolist()]),
         arrival=arrival,
     )
+
+
+def _places(request: CompleteRequest, model: PackedTransformer, vae: StreamingVAE) -> dict[str, float]:
+    """The model's `layout_extras` for a request."""
+    known = {
+        "latent_seconds": vae.model.group / request.fps,  # from one latent frame to the next
+        "latent_pixels": float(vae.model.factor),  # the side of a latent
+    }
+    return {name: known[name] for name in model.model.layout_extras}
 
 
 def _beside(request: CompleteRequest, grid: Grid, vae: StreamingVAE, channels: int) -> Tensor:

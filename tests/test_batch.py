@@ -9,7 +9,7 @@ import torch
 
 from packdit.kernels import guided_step
 from packdit.runtime import Condition
-from packdit.runtime.batch import Batch, make_batch
+from packdit.runtime.batch import Batch, make_batch, next_batch
 from packdit.runtime.plan import Plan, make_plan
 from packdit.runtime.sample import Sample
 
@@ -65,7 +65,7 @@ def test_a_step_of_a_pack_is_each_samples_own_step(
         want = [stepped_alone(s, list(pieces[a:b])) for s, a, b in zip(chosen, first, first[1:], strict=False)]
         stages = [s.stage for s in chosen]
         guided_step(batch.state, out, batch.cond, batch.uncond, batch.guidance, batch.table, batch.row)
-        batch.scatter()
+        batch.advance()
         for sample, state, stage in zip(chosen, want, stages, strict=True):
             torch.testing.assert_close(sample.state.double(), state, rtol=1e-5, atol=1e-5)
             assert sample.stage == stage + 1
@@ -74,7 +74,7 @@ def test_a_step_of_a_pack_is_each_samples_own_step(
 def test_the_models_input(runtime: SimpleNamespace, samples: list[Sample]) -> None:
     plan, chosen, batch = lay_out(runtime, samples, [3, 0, 1, 2])
     segments = [(s, branch) for s in chosen for branch in range(s.num_sequences)]
-    assert torch.equal(batch.tokens, torch.cat([s.state[0] for s, _ in segments]))
+    assert torch.equal(batch.tokens(), torch.cat([s.state[0] for s, _ in segments]))
     assert torch.equal(batch.pack.text, torch.cat([s.told[branch].text for s, branch in segments]))
     lengths = [len(s.told[branch].text) for s, branch in segments]
     assert batch.pack.cu_seqlens_text.tolist() == [0, *np.cumsum(lengths)]
@@ -109,15 +109,52 @@ def test_samples_that_did_not_fit_are_left_alone(runtime: SimpleNamespace, sampl
     _, chosen, batch = lay_out(runtime, samples, [1, 3, 0, 2], budget=50)
     assert chosen == [samples[1], samples[0]]
     batch.state.zero_()
-    batch.scatter()
+    batch.advance()
     assert [s.stage for s in samples] == [1, 1, 0, 0]
     assert not samples[0].state.any()
     assert torch.equal(samples[2].state, before[2])
     assert torch.equal(samples[3].state, before[3])
 
 
-def test_a_sample_keeps_nothing_of_the_packs_memory(runtime: SimpleNamespace, samples: list[Sample]) -> None:
+def test_a_finished_sample_keeps_nothing_of_the_packs_memory(runtime: SimpleNamespace, samples: list[Sample]) -> None:
     _, chosen, batch = lay_out(runtime, samples, [0, 1, 2, 3])
-    batch.scatter()
     for sample in chosen:
+        sample.stage = sample.num_stages - 1
+    batch.advance()
+    for sample in chosen:
+        assert sample.done
         assert sample.state.untyped_storage().nbytes() == sample.state.nbytes
+
+
+def test_the_same_samples_again_differ_in_their_stages_alone(runtime: SimpleNamespace, samples: list[Sample]) -> None:
+    plan, chosen, first = lay_out(runtime, samples, [3, 0, 1, 2])
+    first.state.add_(1)  # a step
+    first.advance()
+    again = next_batch(first, plan, chosen, runtime.transformer)
+    assert again.state is first.state
+    assert again.pack.text is first.pack.text
+    fresh = make_batch(plan, chosen, runtime.transformer)
+    assert torch.equal(again.tokens(), fresh.tokens())
+    assert torch.equal(again.table, fresh.table)
+    assert torch.equal(again.pack.timestep, fresh.pack.timestep)
+    assert not torch.equal(again.table, first.table)
+    assert not torch.equal(again.pack.timestep, first.pack.timestep)
+
+
+@pytest.mark.parametrize("order", [[3, 0, 1], [0, 3, 1, 2]])
+def test_others_or_another_order_are_laid_out_anew(
+    runtime: SimpleNamespace, samples: list[Sample], order: list[int]
+) -> None:
+    _, _, first = lay_out(runtime, samples, [3, 0, 1, 2])
+    first.state.add_(1)  # a step
+    first.advance()
+    before = [s.state.clone() for s in samples]
+    queue = [samples[i] for i in order]
+    plan = make_plan([s.num_tokens for s in queue], [s.num_sequences for s in queue], 4096, 64)
+    batch = next_batch(first, plan, queue, runtime.transformer)
+    first.state.zero_()
+    start = 0
+    for i in order:
+        end = start + samples[i].num_tokens
+        assert torch.equal(batch.state[: len(before[i]), start:end], before[i])
+        start = end

@@ -39,9 +39,9 @@ def run(runtime: SimpleNamespace, sample: Sample) -> None:
     while not sample.done:
         plan = make_plan([sample.num_tokens], [sample.num_sequences], 4096, 2)
         batch = make_batch(plan, [sample], runtime.transformer)
-        out = runtime.transformer.run(batch.tokens, batch.pack)
+        out = runtime.transformer.run(batch.tokens(), batch.pack)
         guided_step(batch.state, out, batch.cond, batch.uncond, batch.guidance, batch.table, batch.row)
-        batch.scatter()
+        batch.advance()
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_more_dimensions_and_any_strides() -> None:
 
 def test_rows_depend_on_nothing_else() -> None:
     i = inputs(200, 64, 48)
-    for name in ("x", "weight", "bias"):  # sums that are exact: numpy's product has other bits at other places of a tile
+    for name in ("x", "weight", "bias"):  # exact sums: a product of numpy has other bits elsewhere in a tile
         i[name] = (i[name] * 8).round()
     i["x"][150], i["x"][151, 3] = torch.nan, torch.inf
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
