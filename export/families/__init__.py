@@ -34,7 +34,11 @@ from typing import Any
 from ...runtime.request import quote
 
 KINDS = {
-    "transformer": {"ShapesVideoDiT": "shapes", "WanTransformer3DModel": "wan"},
+    "transformer": {
+        "ShapesVideoDiT": "shapes",
+        "WanTransformer3DModel": "wan",
+        "SD3Transformer2DModel": "sd3",
+    },
     "vae": {
         "ShapesVideoVAE": "shapes_vae",
         "AutoencoderKLWan": "wan_vae",
