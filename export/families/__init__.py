@@ -37,6 +37,7 @@ KINDS = {
     "transformer": {
         "ShapesVideoDiT": "shapes",
         "WanTransformer3DModel": "wan",
+        "HunyuanVideoTransformer3DModel": "hunyuan_video",
         "SD3Transformer2DModel": "sd3",
     },
     "vae": {
