@@ -106,7 +106,6 @@ def run_sd3(pipeline: Any, request: CompleteRequest, noise: Tensor) -> Tensor:
     return images[0, :, None]
 
 
-@needs("SD3Transformer2DModel")
 @pytest.mark.parametrize("with_t5", [True, False])
 def test_stable_diffusion_3(with_t5: bool, tmp_path: Path) -> None:
     transformer = SD3Transformer2DModel(
@@ -152,7 +151,6 @@ def run_flux(pipeline: Any, request: CompleteRequest, noise: Tensor) -> Tensor:
     return unpatchify(tokens[0].contiguous(), [grid], (1, 2, 2))[0]
 
 
-@needs("FluxTransformer2DModel")
 @pytest.mark.parametrize("guided", [True, False])
 def test_flux(guided: bool, tmp_path: Path) -> None:
     transformer = FluxTransformer2DModel(

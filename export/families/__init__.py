@@ -39,6 +39,7 @@ KINDS = {
         "WanTransformer3DModel": "wan",
         "HunyuanVideoTransformer3DModel": "hunyuan_video",
         "SD3Transformer2DModel": "sd3",
+        "FluxTransformer2DModel": "flux",
     },
     "vae": {
         "ShapesVideoVAE": "shapes_vae",

@@ -12,6 +12,7 @@ TRANSFORMERS = {
     "WanTransformer3DModel": ".wan:WanTransformer",
     "HunyuanVideoTransformer3DModel": ".hunyuan_video:HunyuanVideoTransformer",
     "SD3Transformer2DModel": ".sd3:SD3Transformer",
+    "FluxTransformer2DModel": ".flux:FluxTransformer",
 }
 VAES = {
     "ShapesVideoVAE": ".shapes_vae:ShapesVAE",
