@@ -21,13 +21,9 @@ from packdit.export.pipeline_testing import STEPS, Comparison
 from packdit.export.testing import randomize
 from packdit.kernels import patchify, unpatchify
 from packdit.runtime import Condition, Request
-from packdit.runtime.models import TRANSFORMERS
 from packdit.runtime.request import CompleteRequest
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:the prompt has:UserWarning"),
-    pytest.mark.skipif("LTXVideoTransformer3DModel" not in TRANSFORMERS, reason="no packed transformer yet"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:the prompt has:UserWarning")
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
 PATCH = (1, 1, 1)

@@ -37,6 +37,7 @@ KINDS = {
     "transformer": {
         "ShapesVideoDiT": "shapes",
         "WanTransformer3DModel": "wan",
+        "LTXVideoTransformer3DModel": "ltx",
         "HunyuanVideoTransformer3DModel": "hunyuan_video",
         "SD3Transformer2DModel": "sd3",
         "FluxTransformer2DModel": "flux",
