@@ -76,5 +76,8 @@ def describe(method: str, plans: Plans) -> Any:
     layers = {name: sum(p.dtype == torch.int8 for p in pieces) for name, pieces in plans.items()}
     layers = {name: count for name, count in layers.items() if count}
     if not layers:
-        raise ValueError(f"there is no transformer to quantize among {', '.join(plans)}; leave out --quantize")
+        raise ValueError(
+            f"there is nothing for {method} in {', '.join(plans)}: it is for a transformer's layers of at least "
+            f"{MIN_WIDTH} by {MIN_WIDTH}; leave out --quantize"
+        )
     return {"method": method, "layers": layers, "relative_error": None}
