@@ -21,13 +21,9 @@ from packdit.export import encoder_testing as small
 from packdit.export.pipeline_testing import STEPS, Comparison, stage_noise
 from packdit.export.testing import randomize
 from packdit.runtime import Condition, Request
-from packdit.runtime.models import TRANSFORMERS
 from packdit.runtime.request import CompleteRequest
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:the prompt has:UserWarning"),
-    pytest.mark.skipif("CogVideoXTransformer3DModel" not in TRANSFORMERS, reason="no packed transformer yet"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:the prompt has:UserWarning")
 
 PUBLISHED = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 PICTURE = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)

@@ -37,6 +37,7 @@ KINDS = {
     "transformer": {
         "ShapesVideoDiT": "shapes",
         "WanTransformer3DModel": "wan",
+        "CogVideoXTransformer3DModel": "cogvideox",
         "LTXVideoTransformer3DModel": "ltx",
         "HunyuanVideoTransformer3DModel": "hunyuan_video",
         "SD3Transformer2DModel": "sd3",
