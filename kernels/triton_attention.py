@@ -27,6 +27,7 @@ class AttentionKey:
     dtype: torch.dtype
     head_dim: int
     causal: bool
+    biased: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +48,8 @@ class Tiles:
 
 
 Blocks = tuple[tuple[int, int], tuple[int, int]]
-# Queries and keys of a tile, without and with a causal mask, for heads of at most 64, 128 and 256 columns. Unverified:
-# not timed on a GPU yet, the largest that compile without spills and fit the chip's shared memory.
+# Queries and keys of a tile, of full attention and with a mask or biases, for heads of at most 64, 128 and 256 columns.
+# Unverified: not timed on a GPU yet, the largest that compile without spills and fit the chip's shared memory.
 HOPPER: tuple[Blocks, ...] = (((128, 128), (128, 64)), ((128, 128), (128, 64)), ((128, 32), (64, 32)))
 BLACKWELL: tuple[Blocks, ...] = (((128, 64), (128, 64)), ((128, 64), (128, 64)), ((64, 64), (64, 64)))
 OTHERS: tuple[Blocks, ...] = (((128, 64), (128, 32)), ((128, 32), (64, 32)), ((64, 16), (64, 16)))
@@ -59,7 +60,7 @@ def rule(key: AttentionKey) -> Tiles:
     """The tables above. Of the consumer's Blackwell, sm_120, products read registers, as before Hopper."""
     columns, wide = sum(split_dim(key.head_dim, key.dtype)), key.dtype == torch.float32
     table = FLOAT32 if wide else HOPPER if key.arch == 90 else BLACKWELL if 100 <= key.arch < 120 else OTHERS
-    block_m, block_n = table[(columns > 64) + (columns > 128)][key.causal]
+    block_m, block_n = table[(columns > 64) + (columns > 128)][key.causal or key.biased]
     stages, registers = (1, 255) if wide else (2, None)
     return Tiles(block_m=block_m, block_n=block_n, num_warps=8, num_stages=stages, max_registers=registers)
 
@@ -72,13 +73,18 @@ def candidates(key: AttentionKey) -> list[Tiles]:
     found = [
         Tiles(block_m=m, block_n=n, num_warps=warps, num_stages=stages) for m, n, warps in shapes for stages in (2, 3)
     ]
-    if key.arch != 90 or key.causal or split_dim(key.head_dim, key.dtype) != (key.head_dim, 0) or key.head_dim > 128:
+    if (
+        key.arch != 90
+        or key.causal
+        or key.biased
+        or split_dim(key.head_dim, key.dtype) != (key.head_dim, 0)
+        or key.head_dim > 128
+    ):
         return found
     return found + [
         Tiles(block_m=128, block_n=n, num_warps=4 if fetch == "specialized" else 8, num_stages=stages, fetch=fetch)
         for fetch in ("specialized", "engine")
-        for n in (64, 128)
-        for stages in (2, 3)
+        for n, stages in ((64, 2), (64, 3), (128, 2))
     ]
 
 
@@ -298,7 +304,9 @@ def launch_attention(
     out = new_output(q, num_entries, num_segments, query_block)
     if q.numel() == 0 or num_entries == 0 or num_segments == 0:
         return out.zero_()
-    key = AttentionKey(arch=current_arch(), dtype=q.dtype, head_dim=head_dim, causal=causal)
+    key = AttentionKey(
+        arch=current_arch(), dtype=q.dtype, head_dim=head_dim, causal=causal, biased=key_bias is not None
+    )
     cut = tiles(key)
     if cut.fetch != "pointers":
         if fits(q, k, v, causal, scale, key_bias):

@@ -43,7 +43,7 @@ class Fp8Tiles:
 def rule(key: Fp8Key) -> Fp8Tiles:
     """Unverified: not timed on a GPU yet, large tiles that compile without spills."""
     columns = sum(split_dim(key.head_dim, E4M3))
-    if columns <= 128 and key.arch == 90:
+    if columns <= (128 if key.arch == 90 else 64 if 100 <= key.arch < 120 else 0):
         block_m, block_n = 128, 128
     else:
         block_m, block_n = 128 if columns <= 64 else 64, 64

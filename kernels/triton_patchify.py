@@ -16,6 +16,15 @@ ELEMENTS_PER_PROGRAM = 1024
 CLIP = ["first", "height", "width", "num"]
 
 
+@triton.jit
+def store(target: tl.tensor, start: int, value: tl.tensor, num: int, elements: tl.constexpr) -> None:
+    place = start + tl.arange(0, elements)
+    if start + elements <= num:  # whole programs store 16 bytes at a time
+        tl.store(target + place, value)
+    else:
+        tl.store(target + place, value, place < num)
+
+
 @triton.jit(do_not_specialize=[*CLIP, "stride_c", "stride_t", "stride_h", "stride_w"])
 def patchify_kernel(
     clip: tl.tensor,
@@ -42,7 +51,8 @@ def patchify_kernel(
     t = token // (across * down) * pt + feature // (pw * ph) % pt
     c = feature // (pw * ph * pt)
     value = tl.load(clip + (c * stride_c + t * stride_t + y * stride_h + x * stride_w), index < num, other=0.0)
-    tl.store(out + first.to(tl.int64) * features + index, value, index < num)
+    start = tl.program_id(0).to(tl.int64) * elements
+    store(out + first.to(tl.int64) * features, start, value, num, elements)
 
 
 @triton.jit(do_not_specialize=[*CLIP, "frames"])
@@ -67,7 +77,7 @@ def unpatchify_kernel(
     token = first + (t // pt * (height // ph) + y // ph) * (width // pw) + x // pw
     feature = ((c * pt + t % pt) * ph + y % ph) * pw + x % pw
     value = tl.load(tokens + token * stride_t + feature, index < num, other=0.0)
-    tl.store(clip + index, value, index < num)
+    store(clip, tl.program_id(0).to(tl.int64) * elements, value, num, elements)
 
 
 def launch_patchify(latents: list[Tensor], patch: list[int]) -> Tensor:

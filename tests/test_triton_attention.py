@@ -177,7 +177,7 @@ def test_every_choice_divides_the_unit_of_the_table() -> None:
     for arch in (80, 89, 90, 100, 103, 120):
         for dtype in DTYPES:
             for head_dim in (32, 72, 128, 256):
-                key = AttentionKey(arch=arch, dtype=dtype, head_dim=head_dim, causal=arch % 2 == 0)
+                key = AttentionKey(arch=arch, dtype=dtype, head_dim=head_dim, causal=arch % 2 == 0, biased=False)
                 for cut in (tiles(key), *tiles.candidates(key)):
                     assert QUERY_BLOCK % cut.block_m == 0
 

@@ -23,7 +23,7 @@ def inputs(tokens: int, keys: int, head_dim: int = 64, heads: int = 4, kv_heads:
 
 @pytest.fixture(autouse=True, params=["specialized", "engine"])
 def chosen(request: pytest.FixtureRequest) -> Iterator[None]:
-    key = AttentionKey(arch=90, dtype=torch.bfloat16, head_dim=64, causal=False)
+    key = AttentionKey(arch=90, dtype=torch.bfloat16, head_dim=64, causal=False, biased=False)
     config = next(cut for cut in candidates(key) if cut.fetch == request.param)
     with Trial(kernel="attention", key=key, config=config, chosen=False).applied():
         yield
