@@ -23,7 +23,6 @@ from packdit.export.pipeline_testing import STEPS, Comparison
 from packdit.export.testing import randomize
 from packdit.kernels import patchify, unpatchify
 from packdit.runtime import Request
-from packdit.runtime.models import TRANSFORMERS
 from packdit.runtime.request import CompleteRequest
 
 pytestmark = [
@@ -31,10 +30,6 @@ pytestmark = [
     # diffusers 0.42 turns tensors into arrays in a way that numpy 2 warns of.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
-
-
-def needs(name: str) -> Any:
-    return pytest.mark.skipif(name not in TRANSFORMERS, reason="no packed transformer yet")
 
 
 def vae(**config: Any) -> Any:
@@ -68,7 +63,6 @@ def run_dit(pipeline: Any, request: CompleteRequest, noise: Tensor) -> Tensor:
     return seen[0][0, :, None] * pipeline.vae.config.scaling_factor
 
 
-@needs("DiTTransformer2DModel")
 @pytest.mark.parametrize("scheduler", [DDIMScheduler(clip_sample=False), DPMSolverMultistepScheduler()])
 def test_dit(scheduler: Any, tmp_path: Path) -> None:
     transformer = DiTTransformer2DModel(

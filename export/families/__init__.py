@@ -37,6 +37,7 @@ KINDS = {
     "transformer": {
         "ShapesVideoDiT": "shapes",
         "WanTransformer3DModel": "wan",
+        "DiTTransformer2DModel": "dit",
         "CogVideoXTransformer3DModel": "cogvideox",
         "LTXVideoTransformer3DModel": "ltx",
         "HunyuanVideoTransformer3DModel": "hunyuan_video",
