@@ -110,8 +110,8 @@ class Stream(nn.Module):
         if layout is None:
             q = norm_silu(q, self.q_norm, activation=False, eps=EPS)
             return q, norm_silu(k, self.k_norm, activation=False, eps=EPS), v
-        weights = {"q_weight": self.q_norm, "k_weight": self.k_norm}
-        return *qk_norm_rope(q, k, layout["cos"], layout["sin"], **weights, eps=EPS), v
+        angles = layout["cos"], layout["sin"]
+        return *qk_norm_rope(q, k, *angles, q_weight=self.q_norm, k_weight=self.k_norm, eps=EPS), v
 
     def finish(self, x_TD: Tensor, y_THK: Tensor, tables: tuple[Tensor, ...], row: Tensor) -> Tensor:
         """x and what the attention gave -> x after the MLP."""
@@ -134,8 +134,8 @@ class DualBlock(nn.Module):
         text_tables = self.text.modulation(active_RD).chunk(6, 1)
         of_video = self.video.project(x_TD, video_tables, pack.row, pack.layout)
         of_text = self.text.project(text_LD, text_tables, joint.text_row, None)
-        qkv = (joint.gather(a, b) for a, b in zip(of_video, of_text, strict=True))
-        y_THK, y_LHK = joint.split(varlen_attention(*qkv, joint.cu_seqlens, max_seqlen=joint.max_seqlen))
+        q, k, v = (joint.gather(a, b) for a, b in zip(of_video, of_text, strict=True))
+        y_THK, y_LHK = joint.split(varlen_attention(q, k, v, joint.cu_seqlens, max_seqlen=joint.max_seqlen))
         x_TD = self.video.finish(x_TD, y_THK, video_tables, pack.row)
         return x_TD, self.text.finish(text_LD, y_LHK, text_tables, joint.text_row)
 
@@ -156,8 +156,8 @@ class SingleBlock(nn.Module):
         shift, scale, gate = self.modulation(active_RD).chunk(3, 1)
         h_TD = modulate(x_TD, shift, scale, joint.row, eps=EPS)
         q, k, v = self.qkv(h_TD).view(len(h_TD), 3, self.heads, -1).unbind(1)
-        weights = {"q_weight": self.q_norm, "k_weight": self.k_norm}
-        q, k = qk_norm_rope(q, k, layout["cos"], layout["sin"], **weights, eps=EPS)
+        angles = layout["cos"], layout["sin"]
+        q, k = qk_norm_rope(q, k, *angles, q_weight=self.q_norm, k_weight=self.k_norm, eps=EPS)
         y_THK = varlen_attention(q, k, v, joint.cu_seqlens, max_seqlen=joint.max_seqlen)
         both = torch.cat([y_THK.flatten(1), self.fc1(h_TD, "gelu_tanh")], 1)
         return gated_residual(x_TD, self.out(both), gate, joint.row)
