@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,7 +77,8 @@ class CogVideoXTransformer(PackedModel):
         self.in_channels, self.out_channels = config["in_channels"], config["out_channels"]
         self.text_width, self.width, self.depth = config["text_embed_dim"], heads * self.head_dim, depth
         self.eps, time_width, ofs_width = config["norm_eps"], config["time_embed_dim"], config.get("ofs_embed_dim")
-        self.waves = {"sin_first": not config["flip_sin_to_cos"], "shift": float(config["freq_shift"])}
+        sin_first, shift = not config["flip_sin_to_cos"], float(config["freq_shift"])
+        self.waves = partial(timestep_features, sin_first=sin_first, shift=shift)
         self.scales = config["temporal_interpolation_scale"], config["spatial_interpolation_scale"]
         groups = (config["sample_frames"] - 1) // config["temporal_compression_ratio"] + 1
         self.trained: Grid = (groups, config["sample_height"] // side, config["sample_width"] // side)
@@ -134,7 +136,7 @@ class CogVideoXTransformer(PackedModel):
 
     def embed_extra(self, name: str, value: Tensor) -> Tensor:
         """The number `ofs` -> its part [time_embed_dim] of the time embedding, float32."""
-        features = timestep_features(value[None], self.ofs1.weight.shape[1], **self.waves).to(self.ofs1.weight.dtype)
+        features = self.waves(value[None], self.ofs1.weight.shape[1]).to(self.ofs1.weight.dtype)
         return self.ofs2(self.ofs1(features, "silu"))[0]
 
     def indices(self, grids: Sequence[Grid], text_lengths: Sequence[int]) -> dict[str, Tensor]:
@@ -152,8 +154,8 @@ class CogVideoXTransformer(PackedModel):
 
     def condition(self, pack: Pack) -> Tensor:
         """SiLU of the time embedding [R, time_embed_dim], in the dtype of the model."""
-        waves = timestep_features(pack.timestep, self.width, **self.waves).to(self.time1.weight.dtype)
-        time = self.time2(self.time1(waves, "silu"))
+        features = self.waves(pack.timestep, self.width).to(self.time1.weight.dtype)
+        time = self.time2(self.time1(features, "silu"))
         if self.extras:
             time = time + pack.extra["ofs"].index_select(0, pack.row_segment)
         return norm_silu(time, norm="none").to(self.modulation.weight.dtype)
