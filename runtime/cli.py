@@ -116,7 +116,7 @@ def generate(
     image: Annotated[list[str] | None, typer.Option(metavar="FILE[@FRAME]", help=_IMAGE_HELP)] = None,
     video: Annotated[str | None, typer.Option(metavar="FILE", help="A video whose first frames to begin with.")] = None,
     strength: Annotated[float | None, typer.Option(help="How closely to keep --image and --video, 0 to 1.")] = None,
-    backend: Annotated[str, typer.Option(help="The kernels: auto, reference, cpu or triton.")] = "auto",
+    backend: Annotated[str, typer.Option(help="The kernels: auto, reference, cpu, triton or flash.")] = "auto",
     out: Annotated[str | None, typer.Option(metavar="FILE", help=_OUT_HELP)] = None,
 ) -> None:
     """Make a video or an image of each prompt."""
