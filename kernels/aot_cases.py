@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -108,6 +109,13 @@ def name(dtype: torch.dtype) -> str:
 ATTENTION = ("attention_kernel",)
 FP8_ARCHS = (90, 100, 120)
 HOPPER = AttentionKey(arch=90, dtype=HALF, head_dim=128, causal=False, biased=False)
+LINEARS: dict[str, dict[str, Any]] = {
+    "bias": {"activation": None, "gated": False},
+    "gelu_tanh": {"activation": "gelu_tanh", "gated": False},
+    "gelu depth first": {"activation": "gelu", "gated": False, "depth_last": False},
+    "residual": {"activation": None, "gated": True},
+}
+
 CASES: dict[str, Case] = {
     "modulate": Case(launch=partial(rows, False)),
     "gated_residual": Case(launch=partial(rows, True)),
@@ -158,20 +166,16 @@ CASES: dict[str, Case] = {
     },
     **{
         f"linear {name(dtype)} {kind}": Case(
-            launch=partial(linear, dtype, *call), multiplies=() if dtype == torch.float32 else ("linear_kernel",)
+            launch=partial(linear, dtype, **call), multiplies=() if dtype == torch.float32 else ("linear_kernel",)
         )
         for dtype in (HALF, torch.float16, torch.float32)
-        for kind, call in {
-            "bias": (None, False),
-            "gelu_tanh": ("gelu_tanh", False),
-            "gelu depth first": ("gelu", False, False),
-            "residual": (None, True),
-        }.items()
+        for kind, call in LINEARS.items()
     },
     **{
         f"linear fp8 {kind}": Case(
-            launch=partial(linear, E4M3, *call), multiplies=("linear_kernel",), fp8=True, archs=FP8_ARCHS
+            launch=partial(linear, E4M3, **call), multiplies=("linear_kernel",), fp8=True, archs=FP8_ARCHS
         )
-        for kind, call in {"gelu_tanh": ("gelu_tanh", False), "residual": (None, True)}.items()
+        for kind, call in LINEARS.items()
+        if kind in ("gelu_tanh", "residual")
     },
 }

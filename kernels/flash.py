@@ -118,8 +118,9 @@ def varlen_attention_flash(
     if 0 in (q.numel(), k.numel()):
         return torch.zeros_like(q)
     offsets = cu_seqlens_q.contiguous(), cu_seqlens_k.contiguous()
-    bounds = [len(x) if max_seqlen is None else min(len(x), max_seqlen) for x in (q, k)]
-    out = LIBRARIES[chosen()](dense_rows(q), dense_rows(k), dense_rows(v), *offsets, *bounds, causal, scale)
+    longest_q, longest_k = (len(x) if max_seqlen is None else min(len(x), max_seqlen) for x in (q, k))
+    rows = dense_rows(q), dense_rows(k), dense_rows(v)
+    out = LIBRARIES[chosen()](*rows, *offsets, longest_q, longest_k, causal, scale)
     token = torch.arange(len(q), device=q.device)
     outside = (token < cu_seqlens_q[0]) | (token >= cu_seqlens_q[-1])  # rows that the libraries leave as they were
     return out.masked_fill_(outside[:, None, None], 0)

@@ -66,7 +66,7 @@ def to_tf32(x: Floats) -> Floats:
 
 
 # What stock keeps as bits: how they become float32, and how float32 becomes them.
-_KEPT_AS_BITS = {tl.bfloat16: (from_bfloat16, to_bfloat16), tl.float8e4nv: (from_e4m3, to_e4m3)}
+_KEPT_AS_BITS: dict[Any, Any] = {tl.bfloat16: (from_bfloat16, to_bfloat16), tl.float8e4nv: (from_e4m3, to_e4m3)}
 
 
 def _is_bfloat16(handle: Any) -> bool:

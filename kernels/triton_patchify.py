@@ -29,7 +29,7 @@ def store(target: tl.tensor, start: int, value: tl.tensor, num: int, elements: t
 def patchify_kernel(
     clip: tl.tensor,
     out: tl.tensor,
-    first: int,
+    first: tl.tensor,
     height: int,
     width: int,
     num: int,
@@ -59,7 +59,7 @@ def patchify_kernel(
 def unpatchify_kernel(
     tokens: tl.tensor,
     clip: tl.tensor,
-    first: int,
+    first: tl.tensor,
     frames: int,
     height: int,
     width: int,

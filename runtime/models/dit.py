@@ -130,14 +130,15 @@ class DiTTransformer(PackedModel):
         waves = timestep_features(pack.timestep, TIME_WIDTH, shift=1).to(self.time1.weight.dtype)
         times = self.time1(waves, "silu").split(self.width, 1)
         labels = pack.extra["labels"].index_select(0, pack.row_segment).split(self.width, 1)
-        active = [b.condition(a.contiguous(), c) for b, a, c in zip(self.blocks, times, labels, strict=True)]
+        blocks: list[Any] = list(self.blocks)
+        active = [b.condition(a.contiguous(), c) for b, a, c in zip(blocks, times, labels, strict=True)]
         x_TD = self.embed(x_TC)
         x_TD = (x_TD + pack.layout["position"]).to(x_TD.dtype)
-        tables = self.blocks[0].modulation(active[0]).chunk(6, 1)
+        tables = blocks[0].modulation(active[0]).chunk(6, 1)
         h_TD = modulate(x_TD, tables[0], tables[1], pack.row, eps=EPS)
-        for i, block in enumerate(self.blocks):
-            if i + 1 < len(self.blocks):
-                after = self.blocks[i + 1].modulation(active[i + 1]).chunk(6, 1)
+        for i, block in enumerate(blocks):
+            if i + 1 < len(blocks):
+                after = blocks[i + 1].modulation(active[i + 1]).chunk(6, 1)
             else:
                 after = self.head_modulation(active[0]).chunk(2, 1)  # the head follows the first block's embedding
             x_TD, h_TD = block(x_TD, h_TD, (*tables[2:], *after[:2]), pack)
