@@ -11,13 +11,9 @@ from packdit.export import encoder_testing as small
 from packdit.export.pipeline_testing import STEPS, Comparison
 from packdit.export.testing import randomize
 from packdit.runtime import Request
-from packdit.runtime.models import TRANSFORMERS
 from packdit.runtime.request import CompleteRequest
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:the prompt has:UserWarning"),
-    pytest.mark.skipif("LatteTransformer3DModel" not in TRANSFORMERS, reason="no packed transformer yet"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:the prompt has:UserWarning")
 
 
 def vae() -> Any:

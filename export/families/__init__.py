@@ -37,6 +37,7 @@ KINDS = {
     "transformer": {
         "ShapesVideoDiT": "shapes",
         "WanTransformer3DModel": "wan",
+        "LatteTransformer3DModel": "latte",
         "DiTTransformer2DModel": "dit",
         "CogVideoXTransformer3DModel": "cogvideox",
         "LTXVideoTransformer3DModel": "ltx",

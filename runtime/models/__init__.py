@@ -10,6 +10,7 @@ from ..request import quote
 TRANSFORMERS = {
     "ShapesVideoDiT": ".shapes:ShapesTransformer",
     "WanTransformer3DModel": ".wan:WanTransformer",
+    "LatteTransformer3DModel": ".latte:LatteTransformer",
     "DiTTransformer2DModel": ".dit:DiTTransformer",
     "CogVideoXTransformer3DModel": ".cogvideox:CogVideoXTransformer",
     "LTXVideoTransformer3DModel": ".ltx:LTXTransformer",
