@@ -43,7 +43,16 @@ def test_json_is_one_object_with_everything(shipped: Path) -> None:
 def test_the_text_has_a_line_for_each_fact(shipped: Path) -> None:
     result = CliRunner().invoke(app, ["info"])
     assert result.exit_code == 0
-    for start in ("packdit", "processor", "instructions", "for int8", "memory", "GPU", "backend reference", "model whole"):
+    for start in (
+        "packdit",
+        "processor",
+        "instructions",
+        "for int8",
+        "memory",
+        "GPU",
+        "backend reference",
+        "model whole",
+    ):
         assert f"\n{start} " in f"\n{result.stdout}"
     assert "cannot be used: " in result.stdout
 
