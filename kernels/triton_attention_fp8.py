@@ -61,6 +61,7 @@ def candidates(key: Fp8Key) -> list[Fp8Tiles]:
 
 
 tiles = Tuned("attention_fp8", rule, candidates)
+LIMITS = {"largest": LARGEST, "smallest_peak": SMALLEST_PEAK}
 
 
 @triton.jit
@@ -311,6 +312,32 @@ def attention_fp8_kernel(
     store_block(target, exists, acc_wide * factor, acc_tail * factor, norm, head_dim, wide, tail)
 
 
+def round_keys(k: Tensor, v: Tensor, cu_seqlens: Tensor, key_work: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """k as e4m3 [heads, keys, D], v as e4m3 [heads, D, keys], their scales [heads, blocks] and [heads, S]; D padded."""
+    (num_keys, num_heads, head_dim), num_segments = k.shape, cu_seqlens.shape[0] - 1
+    stored, num_blocks = sum(split_dim(head_dim, E4M3)), num_keys // KEY_BLOCK + num_segments
+    rounded_k = torch.empty(num_heads, num_blocks * KEY_BLOCK, stored, dtype=E4M3, device=k.device)
+    rounded_v = torch.empty(num_heads, stored, num_blocks * KEY_BLOCK, dtype=E4M3, device=k.device)
+    peaks, k_scale = torch.empty(2, num_heads, num_blocks, device=k.device)
+    v_scale = torch.empty(num_heads, num_segments, device=k.device)
+    unit = math.gcd(*k.stride()[:2], *v.stride()[:2], 16)
+    k_strides, v_strides = ([stride // unit for stride in x.stride()[:2]] for x in (k, v))
+    columns = triton.next_power_of_2(stored)
+    constants = {"unit": unit, "num_heads": num_heads, "head_dim": head_dim, "columns": columns, "key_block": KEY_BLOCK}
+    constants["num_warps"] = columns // 32 if columns > 128 else 4
+    grid = (key_work.shape[0] * num_heads,)
+    if grid[0]:
+        value_peaks_kernel[grid](v, peaks, key_work, cu_seqlens, num_blocks, *v_strides, **constants)
+        round_keys_kernel[grid](
+            *(k, v, peaks, rounded_k, rounded_v, k_scale, v_scale, key_work, cu_seqlens),
+            *(num_blocks, num_segments, *k_strides, *v_strides),
+            **constants,
+            **LIMITS,
+            stored=stored,
+        )
+    return rounded_k, rounded_v, k_scale, v_scale
+
+
 def launch_attention_fp8(
     q: Tensor,
     k: Tensor,
@@ -327,42 +354,22 @@ def launch_attention_fp8(
     """
     arch = check_arch("varlen_attention_fp8")
     num_tokens, num_heads, head_dim = q.shape
-    num_entries, num_segments, kv_heads = work.shape[0], cu_seqlens_q.shape[0] - 1, k.shape[1]
+    num_entries, num_segments = work.shape[0], cu_seqlens_q.shape[0] - 1
     out = new_output(q, num_entries, num_segments, QUERY_BLOCK)
     if q.numel() == 0 or num_entries == 0:
         return out
     wide, tail = split_dim(head_dim, E4M3)
-    num_blocks = k.shape[0] // KEY_BLOCK + num_segments
-    peaks, k_scale = torch.empty(2, kv_heads, num_blocks, device=q.device)
-    v_scale = torch.empty(kv_heads, num_segments, device=q.device)
-    keys = kv_heads, num_blocks * KEY_BLOCK
-    rounded_k, rounded_v = torch.empty(2, *keys, wide + tail, dtype=E4M3, device=q.device)
-    columns = triton.next_power_of_2(wide + tail)
-    strides = [stride for x in (k, v) for stride in x.stride()[:2]]
-    unit = math.gcd(*strides, 16)
-    k_strides, v_strides = [[stride // unit for stride in pair] for pair in (strides[:2], strides[2:])]
-    grid = (key_work.shape[0] * kv_heads,)
-    constants = {"unit": unit, "num_heads": kv_heads, "head_dim": head_dim, "columns": columns, "key_block": KEY_BLOCK}
-    constants["num_warps"] = columns // 32 if columns > 128 else 4
-    limits = {"largest": LARGEST, "smallest_peak": SMALLEST_PEAK}
-    if grid[0]:
-        value_peaks_kernel[grid](v, peaks, key_work, cu_seqlens_k, num_blocks, *v_strides, **constants)
-        round_keys_kernel[grid](
-            *(k, v, peaks, rounded_k, rounded_v, k_scale, v_scale, key_work, cu_seqlens_k),
-            *(num_blocks, num_segments, *k_strides, *v_strides),
-            **constants,
-            **limits,
-            stored=wide + tail,
-        )
+    rounded_k, rounded_v, k_scale, v_scale = round_keys(k, v, cu_seqlens_k, key_work)
     cut = tiles(Fp8Key(arch=arch, dtype=q.dtype, head_dim=head_dim))
     unit = math.gcd(q.stride(0), q.stride(1), 16)
     attention_fp8_kernel[(num_entries * (QUERY_BLOCK // cut.block_m) * num_heads,)](
         *(q, rounded_k, rounded_v, k_scale, v_scale, out, work, cu_seqlens_q, cu_seqlens_k),
-        *(num_segments, num_tokens, num_entries, num_blocks, scale * LOG2_E, q.stride(0) // unit, q.stride(1) // unit),
-        **limits,
+        *(num_segments, num_tokens, num_entries, k_scale.shape[1], scale * LOG2_E),
+        *(q.stride(0) // unit, q.stride(1) // unit),
+        **LIMITS,
         unit=unit,
         num_heads=num_heads,
-        group=num_heads // kv_heads,
+        group=num_heads // k.shape[1],
         head_dim=head_dim,
         wide=wide,
         tail=tail,

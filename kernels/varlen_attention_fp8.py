@@ -15,7 +15,7 @@ from .op import custom_op
 from .tensors import accurate, dense_rows
 from .varlen_attention import MAX_HEAD_DIM, QUERY_BLOCK, check_attention, segments_of, varlen_attention_reference
 
-KEY_BLOCK = 128  # keys that share a scale
+KEY_BLOCK = QUERY_BLOCK  # keys that share a scale: one work table serves queries and keys
 WEIGHT_SCALE = 256.0  # of a weight of 1: a power of two within e4m3
 
 
