@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..kernels import causal_conv3d, group_norm_silu, linear, linear_int8, norm_silu
 from ..kernels.causal_conv3d import Triple
+from ..kernels.causal_conv3d import fastest_layout as fastest_taps
 from ..kernels.gated_residual import Residual
 from ..kernels.linear import activate, fastest_layout, linear_reference
 from ..kernels.linear_int8 import pack_int8, quantize_rows
@@ -101,14 +102,13 @@ def conv_problem(
     draw = Draw(dtype, device, cin + cout)
     taps = kernel[0] * kernel[1] * kernel[2]
     x, past, bias = draw(*size, cin), draw(kernel[0] - 1, *size[1:], cin), draw(cout)
-    by_depth = (draw(*kernel, cin, cout, wide=True) * (taps * cin) ** -0.5).to(dtype)
-    weight = by_depth.permute(4, 0, 1, 2, 3).contiguous()
+    weight = (draw(cout, *kernel, cin, wide=True) * (taps * cin) ** -0.5).to(dtype)
     positions = size[0] * size[1] * size[2]
     video = torch.cat((past, x)).permute(3, 0, 1, 2)[None].contiguous()
     padding = (0, kernel[1] // 2, kernel[2] // 2)
     return of_op(
         causal_conv3d,
-        (x, weight, bias),
+        (x, fastest_taps(weight), bias),
         {"past": past},
         flops=2 * positions * taps * cin * cout,
         moved=(x.numel() + past.numel() + weight.numel() + positions * cout) * dtype.itemsize,

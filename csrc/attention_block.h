@@ -53,7 +53,7 @@ inline int64_t visible_keys(const AttentionBlock& b, int64_t query) {
     return limit > 0 ? limit : 0;
 }
 
-// out[d * stride + i] = x[i * x_stride + d] for the rows i, and 0 up to a multiple of sixteen of them.
+// out[d * stride + i] = x[i * x_stride + d] for the rows i, and anything up to a multiple of sixteen of them.
 inline void pack_heads(const float* x, int64_t x_stride, int64_t rows, int64_t dim, float* out, int64_t stride) {
     const float* sources[16];
     for (int64_t i = 0; i < rows; i += 16) {
@@ -127,14 +127,16 @@ struct Panel {
 
 inline void score(const Scratch& s, const Panel& p, int64_t dim) {
     for (int64_t d = 0; d < dim; d += kDotDepth) {
+        const Run run{0, 0, dim - d < kDotDepth ? dim - d : kDotDepth};
         Product scores;
-        scores.depth = dim - d < kDotDepth ? dim - d : kDotDepth;
+        scores.runs = &run;
+        scores.num_runs = 1;
         scores.a = s.keys + d * kKeys;
         scores.a_stride = kKeys;
         scores.b = s.queries + p.first * dim + d * kPanel;
         scores.b_stride = kPanel;
         scores.b_step = 16;
-        scores.ahead = nullptr;
+        scores.ahead = 0;
         scores.c = s.weights;
         scores.c_stride = kPanel;
         scores.rows = static_cast<int>(p.most);
@@ -193,14 +195,16 @@ inline void weigh_ragged(const Scratch& s, const Panel& p, int64_t width, int64_
 // out = the weighted sums of the block's values.
 inline void weigh(const Scratch& s, const Panel& p, int64_t dim, float* out) {
     const int64_t width = padded(dim);
+    const Run run{0, 0, p.fewest};
     Product product;
-    product.depth = p.fewest;
+    product.runs = &run;
+    product.num_runs = 1;
     product.a = s.values;
     product.a_stride = width;
     product.b = s.weights;
     product.b_stride = kPanel;
     product.b_step = 16;
-    product.ahead = nullptr;
+    product.ahead = 0;
     product.c = out;
     product.c_stride = kPanel;
     product.rows = static_cast<int>(dim);

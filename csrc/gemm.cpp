@@ -1,8 +1,11 @@
 #include "gemm.h"
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "buffer.h"
+#include "depth.h"
 #include "isa.h"
 #include "parallel.h"
 
@@ -15,19 +18,17 @@ constexpr int64_t kGroupFloats = 1 << 22;  // of a group of weights in all, whic
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How the product is cut: columns into groups, rows into blocks, the depth into even parts.
+// How rows and columns are cut: columns into groups, every line of rows into even blocks.
 struct Cut {
-    int64_t group_columns, num_groups, block_rows, num_row_blocks, chunk_blocks, depth, num_parts;
+    int64_t group_columns, num_groups, block_rows, line_blocks, num_row_blocks, chunk_blocks;
 
-    Cut(const Kernels& kernels, int64_t rows, int64_t columns, int64_t total_depth, int threads) {
-        const int64_t panel = kernels.panel_columns;
-        block_rows = kernels.block_rows;
-        num_row_blocks = ceil_div(rows, block_rows);
-        num_parts = std::max<int64_t>(ceil_div(total_depth, kMaxDepth), 1);
-        depth = ceil_div(total_depth, num_parts);
-        const int64_t num_panels = ceil_div(columns, panel);
-        const int64_t most =
-            std::min(kPartFloats / std::max<int64_t>(depth, 1), kGroupFloats / std::max<int64_t>(total_depth, 1));
+    Cut(const Kernels& kernels, const LeftOperand& left, int64_t columns, int threads) {
+        line_blocks = ceil_div(left.line, kernels.block_rows);
+        block_rows = ceil_div(left.line, line_blocks);
+        num_row_blocks = left.rows / left.line * line_blocks;
+        const int64_t panel = kernels.panel_columns, num_panels = ceil_div(columns, panel);
+        const int64_t depth = std::max<int64_t>(left.taps * left.width, 1);
+        const int64_t most = std::min(kPartFloats / std::min(depth, kMaxDepth), kGroupFloats / depth);
         const int64_t share = ceil_div(4 * threads, num_row_blocks);  // groups that keep all threads at work
         num_groups = std::min(std::max(ceil_div(columns, std::max(most, panel)), share), num_panels);
         group_columns = ceil_div(num_panels, num_groups) * panel;
@@ -45,13 +46,16 @@ public:
           out_(out),
           depth_(left.taps * left.width),
           kernels_(kernels()),
-          cut_(kernels_, left.rows, weights.columns, depth_, threads) {}
+          cut_(kernels_, left, weights.columns, threads),
+          parts_(cut_depth(left)) {}
 
     void run(int threads) const {
         const int64_t work = left_.rows * weights_.columns * depth_;
+        int64_t most = 0;
+        for (const Part& part : parts_) most = std::max(most, part.packed);
         // A thread's share is a run of (group, row block) pairs, so that it packs each of its groups once.
         parallel_ranges(threads, work, cut_.num_groups * cut_.num_row_blocks, [&](int64_t first, int64_t last) {
-            const Buffer rows(kPack * cut_.depth), packed(weights_.packed ? 0 : depth_ * cut_.group_columns);
+            const Buffer rows(most), packed(weights_.packed ? 0 : depth_ * cut_.group_columns);
             while (first < last) {
                 const int64_t group = first / cut_.num_row_blocks;
                 const int64_t end = std::min(last, (group + 1) * cut_.num_row_blocks);
@@ -81,34 +85,32 @@ private:
 
     // A chunk of row blocks with a group of columns.
     void multiply(int64_t group, int64_t first_block, int64_t num_blocks, const float* weights, float* rows) const {
-        const int64_t first_column = group * cut_.group_columns;
+        const int64_t first_column = group * cut_.group_columns, panel = kernels_.panel_columns;
         const int64_t columns = std::min(cut_.group_columns, weights_.columns - first_column);
-        for (int64_t part = 0; part < cut_.num_parts; ++part) {
-            Product product;
-            const int64_t first_depth = part * cut_.depth;
-            product.depth = std::min(cut_.depth, depth_ - first_depth);
-            product.a = rows;
-            product.a_stride = kPack;
-            product.b_stride = kPack;
-            product.b_step = kPack * depth_;
-            product.c_stride = weights_.columns;
-            product.add = part > 0;
+        Product product;
+        product.a = rows;
+        product.a_stride = kPack;
+        product.b_stride = kPack;
+        product.b_step = kPack * depth_;
+        product.c_stride = weights_.columns;
+        for (const Part& part : parts_) {
+            product.runs = part.runs.data();
+            product.num_runs = static_cast<int64_t>(part.runs.size());
+            product.add = &part != &parts_.front();
             for (int64_t block = first_block; block < first_block + num_blocks; ++block) {
-                const int64_t row = block * cut_.block_rows;
-                product.rows = static_cast<int>(std::min(cut_.block_rows, left_.rows - row));
-                pack_rows(row, product.rows, first_depth, product.depth, rows);
+                const auto [row, count] = rows_of(block);
+                product.rows = count;
+                pack_rows(row, count, part, rows);
+                if (block + 1 < first_block + num_blocks) fetch_rows(block + 1, part);
                 float* out = out_ + row * weights_.columns + first_column;
-                for (int64_t j = 0; j < columns; j += kernels_.panel_columns) {
-                    product.b = weights + j * depth_ + first_depth * kPack;
+                for (int64_t j = 0; j < columns; j += panel) {
+                    product.b = weights + j * depth_;
                     product.c = out + j;
-                    const bool last = j + kernels_.panel_columns >= columns;
-                    product.ahead = !last                       ? product.b + kernels_.panel_columns * depth_
-                                    : part + 1 < cut_.num_parts ? weights + (first_depth + product.depth) * kPack
-                                                                : nullptr;
-                    product.columns = static_cast<int>(std::min<int64_t>(kernels_.panel_columns, columns - j));
+                    product.columns = static_cast<int>(std::min(panel, columns - j));
+                    product.ahead = j + panel < columns ? panel * depth_ : 0;
                     kernels_.multiply(product);
                 }
-                if (part < cut_.num_parts - 1) continue;
+                if (&part != &parts_.back()) continue;
                 for (int i = 0; i < product.rows; ++i) {
                     kernels_.finish(out + i * weights_.columns, epilogue_.at(row + i, first_column, weights_.bias),
                                     columns);
@@ -117,16 +119,43 @@ private:
         }
     }
 
-    void pack_rows(int64_t row, int count, int64_t first_depth, int64_t depth, float* out) const {
-        const float* runs[kPack];
-        for (int64_t at = first_depth; at < first_depth + depth;) {
-            const int64_t tap = at / left_.width, offset = at % left_.width;
-            const int64_t width = std::min(left_.width - offset, first_depth + depth - at);
-            left_.locate(row, count, tap, runs);
-            for (int i = 0; i < count; ++i) runs[i] += offset;
-            kernels_.pack_transposed(runs, count, width, out + (at - first_depth) * kPack, kPack);
-            at += width;
+    // The first row of a block, and how many it has.
+    std::pair<int64_t, int> rows_of(int64_t block) const {
+        const int64_t in_line = block % cut_.line_blocks * cut_.block_rows;
+        return {block / cut_.line_blocks * left_.line + in_line,
+                static_cast<int>(std::min(cut_.block_rows, left_.line - in_line))};
+    }
+
+    // Calls visit(sources, count, width) for the runs of a block's rows that make a part, in their packed order.
+    template <typename Visit>
+    void visit_rows(int64_t row, int count, const Part& part, const Visit& visit) const {
+        const int64_t shifts = left_.slides ? 1 : left_.shifts;
+        if (left_.slides) count += static_cast<int>(left_.shifts) - 1;
+        const float* sources[kPack];
+        for (const Piece& piece : part.pieces) {
+            for (int64_t shift = 0; shift < shifts; ++shift) {
+                left_.locate(row, count, piece.tap + shift, sources);
+                for (int i = 0; i < count; ++i) sources[i] += piece.first;
+                visit(sources, count, piece.width);
+            }
         }
+    }
+
+    void pack_rows(int64_t row, int count, const Part& part, float* out) const {
+        visit_rows(row, count, part, [&](const float* const* sources, int rows, int64_t width) {
+            kernels_.pack_transposed(sources, rows, width, out, kPack);
+            out += width * kPack;
+        });
+    }
+
+    // Brings a block's rows into the caches.
+    void fetch_rows(int64_t block, const Part& part) const {
+        const auto [row, count] = rows_of(block);
+        visit_rows(row, count, part, [](const float* const* sources, int rows, int64_t width) {
+            for (int i = 0; i < rows; ++i) {
+                for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(sources[i] + j);
+            }
+        });
     }
 
     const LeftOperand& left_;
@@ -136,6 +165,7 @@ private:
     const int64_t depth_;
     const Kernels& kernels_;
     const Cut cut_;
+    const std::vector<Part> parts_;
 };
 
 }  // namespace

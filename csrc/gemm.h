@@ -20,15 +20,20 @@ struct RowIndex {
 
 constexpr int64_t kMaxDepth = 192;  // longer chains lose more than PyTorch does
 
-// The left operand [rows, taps * width]: each row is `taps` runs of `width` floats that may lie anywhere.
+// The left operand [rows, taps * width]: each row is `taps` runs of `width` floats that may lie anywhere. Rows come in
+// lines of one length. Taps come in groups of `shifts`; where it slides, row i of a line has at tap t of a group what
+// row i + t has at the group's first.
 class LeftOperand {
 public:
-    LeftOperand(int64_t rows, int64_t taps, int64_t width) : rows(rows), taps(taps), width(width) {}
+    LeftOperand(int64_t rows, int64_t line, int64_t taps, int64_t shifts, int64_t width, bool slides)
+        : rows(rows), line(line), taps(taps), shifts(shifts), width(width), slides(slides) {}
     virtual ~LeftOperand() = default;
-    // out[i] = the run of this tap of row `first + i`, for i < count
+    // out[i] = the run of this tap of row `first + i`, for i < count, all of one line; where it slides, also of up to
+    // `shifts - 1` rows that its line would have beyond its end.
     virtual void locate(int64_t first, int count, int64_t tap, const float** out) const = 0;
 
-    const int64_t rows, taps, width;
+    const int64_t rows, line, taps, shifts, width;
+    const bool slides;
 };
 
 // Weights for `columns` outputs of depth taps * width: data [columns][depth] or, packed, blocks of sixteen columns one
@@ -57,9 +62,9 @@ struct Epilogue {
     Finish at(int64_t row, int64_t column, const float* bias) const;
 };
 
-// out [rows, columns] = epilogue(left weights), whatever the number of rows and threads. The depth is cut into even
-// parts of at most kMaxDepth, by its length alone; each part is one chain of fused multiply-adds over ascending depth,
-// and the parts are added in order.
+// out [rows, columns] = epilogue(left weights), whatever the number of rows and threads. The depth is cut into parts of
+// at most kMaxDepth, by the numbers of taps and shifts and the width alone; each part is one chain of fused
+// multiply-adds, and the parts are added in order.
 void gemm(const LeftOperand& left, const Weights& weights, const Epilogue& epilogue, float* out, int threads);
 
 // The same of rows x [rows, depth] that are rounded to int8, each by its own largest value: exact sums, then scaled.

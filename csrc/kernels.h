@@ -15,16 +15,22 @@ enum class Norm : int { kLayer, kRms, kNone };  // in the order of NORMS in kern
 // In the order of ACTIVATIONS in kernels/linear.py.
 enum class Activation : int { kNone, kGelu, kGeluTanh, kSilu };
 
+// A piece of a product's depth: where its first k lies in a and in b.
+struct Run {
+    int64_t a, b, depth;
+};
+
 // c [rows, columns] from a [depth, rows] and b [depth, columns]: the sum of a[k, i] b[k, j] is one chain of fused
-// multiply-adds over ascending k, and becomes c[i, j] or is added to it. At most panel_columns columns; of b whole
-// vectors of sixteen are read.
+// multiply-adds over ascending k, run by run, and becomes c[i, j] or is added to it. At most panel_columns columns; of
+// b whole vectors of sixteen are read.
 struct Product {
-    int64_t depth;
+    const Run* runs;
+    int64_t num_runs;
     const float* a;
     int64_t a_stride;
     const float* b;
-    const float* ahead;        // fetched into the caches as b is read; null: nothing
     int64_t b_stride, b_step;  // from one k to the next; from sixteen columns to the next sixteen
+    int64_t ahead;             // how far from b lies what is fetched into the caches meanwhile; 0: nothing
     float* c;
     int64_t c_stride;
     int rows, columns;
@@ -95,7 +101,7 @@ struct Kernels {
     int block_rows;     // rows of a left operand that are packed and multiplied together
     int panel_columns;  // columns of a right operand that are packed together
 
-    // out[j * stride + i] = rows[i][j] for i < count, and 0 for the other i below 16. count <= 16.
+    // out[j * stride + i] = rows[i][j] for i < count, and anything for the other i below 16. 1 <= count <= 16.
     void (*pack_transposed)(const float* const* rows, int count, int64_t width, float* out, int64_t stride);
     // out[i * stride + j] = x[i * x_stride + j] for j < columns, and 0 for the other j below stride.
     void (*pack_plain)(const float* x, int64_t x_stride, int64_t rows, int64_t columns, float* out, int64_t stride);

@@ -1,6 +1,7 @@
 // The kernels for any machine.
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "kernels.h"

@@ -14,7 +14,7 @@ namespace {
 
 class DenseRows final : public LeftOperand {
 public:
-    DenseRows(const Rows& x, int64_t rows, int64_t depth) : LeftOperand(rows, 1, depth), x_(x) {}
+    DenseRows(const Rows& x, int64_t rows, int64_t depth) : LeftOperand(rows, rows, 1, 1, depth, false), x_(x) {}
 
     void locate(int64_t first, int count, int64_t, const float** out) const override {
         for (int i = 0; i < count; ++i) out[i] = x_.data + (first + i) * x_.stride;
@@ -27,9 +27,9 @@ private:
 // Row r is the window of output position r: one tap a kernel position.
 class WindowRows final : public LeftOperand {
 public:
-    explicit WindowRows(const Convolution& c)
-        : LeftOperand(c.out_size[0] * c.out_size[1] * c.out_size[2], c.kernel[0] * c.kernel[1] * c.kernel[2],
-                      c.channels),
+    WindowRows(const Convolution& c, int most_rows)
+        : LeftOperand(c.out_size[0] * c.out_size[1] * c.out_size[2], line_of(c, most_rows),
+                      c.kernel[0] * c.kernel[1] * c.kernel[2], c.kernel[2], c.channels, slides_in(c, most_rows)),
           c_(c),
           zeros_(c.channels, 0.0f) {}
 
@@ -42,7 +42,7 @@ public:
         int64_t t = first / c_.out_size[2] / c_.out_size[1];
         for (int i = 0; i < count; ++i) {
             out[i] = position(t * c_.stride[0] + dt, y * c_.stride[1] + dy, x * c_.stride[2] + dx);
-            if (++x < c_.out_size[2]) continue;
+            if (++x < c_.out_size[2] || slides) continue;
             x = 0;
             if (++y < c_.out_size[1]) continue;
             y = 0;
@@ -51,6 +51,16 @@ public:
     }
 
 private:
+    // Blocks of rows slide along a line of the frame where the packed rows have room for those that the kernel sees
+    // beyond them, and lines are long enough to make good blocks.
+    static bool slides_in(const Convolution& c, int most_rows) {
+        return c.kernel[2] > 1 && c.stride[2] == 1 && most_rows + c.kernel[2] - 1 <= kPack &&
+               2 * c.out_size[2] >= most_rows;
+    }
+    static int64_t line_of(const Convolution& c, int most_rows) {
+        return slides_in(c, most_rows) ? c.out_size[2] : c.out_size[0] * c.out_size[1] * c.out_size[2];
+    }
+
     // t counts from the first carried frame
     const float* position(int64_t t, int64_t y, int64_t x) const {
         if (t < 0) return zeros_.data();
@@ -113,7 +123,7 @@ void linear_int8(const Rows& x, int64_t rows, int64_t depth, const Int8Weights& 
 }
 
 void causal_conv3d(const Convolution& convolution, const Weights& weights, float* out, int threads) {
-    gemm(WindowRows(convolution), weights, Epilogue{}, out, threads);
+    gemm(WindowRows(convolution, kernels().block_rows), weights, Epilogue{}, out, threads);
 }
 
 void varlen_attention(const Attention& a, int threads) {

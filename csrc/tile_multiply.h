@@ -7,21 +7,20 @@ namespace {
 constexpr int kPanel = 16 * kTileVectors;
 
 void pack_transposed(const float* const* rows, int count, int64_t width, float* out, int64_t stride) {
+    const float* from[16];
+    for (int i = 0; i < 16; ++i) from[i] = rows[i < count ? i : 0];
     F16 r[16];
-    int64_t j = 0;
-    for (; count == 16 && j + 16 <= width; j += 16) {  // without the checks of the loop below
+    for_vectors(width, [&](int64_t j, auto lanes) {
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) r[i] = load(rows[i] + j);
+        for (int i = 0; i < 16; ++i) r[i] = load(from[i] + j, lanes);
         transpose(r);
+        if constexpr (std::is_same_v<decltype(lanes), All>) {
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) store(out + (j + i) * stride, r[i]);
-    }
-    for (; j < width; j += 16) {
-        const int64_t lanes = width - j < 16 ? width - j : 16;
-        for (int i = 0; i < 16; ++i) r[i] = i < count ? load(rows[i] + j, lanes) : set(0.0f);
-        transpose(r);
-        for (int64_t i = 0; i < lanes; ++i) store(out + (j + i) * stride, r[i]);
-    }
+            for (int i = 0; i < 16; ++i) store(out + (j + i) * stride, r[i]);
+        } else {
+            for (int64_t i = 0; i < lanes; ++i) store(out + (j + i) * stride, r[i]);
+        }
+    });
 }
 
 void pack_plain(const float* x, int64_t x_stride, int64_t rows, int64_t columns, float* out, int64_t stride) {
@@ -47,21 +46,22 @@ void tile(const Product& p, int first_row) {
 #pragma GCC unroll 2
         for (int j = 0; j < V; ++j) acc[i][j] = set(0.0f);
     }
-    const float* a = p.a + first_row;
-    const float* b = p.b;
-    const int64_t ahead = p.ahead ? p.ahead - p.b : 0;
-    for (int64_t k = 0; k < p.depth; ++k, a += p.a_stride, b += p.b_stride) {
-        if (ahead) {
-            for (int j = 0; j < V; ++j) __builtin_prefetch(b + ahead + j * p.b_step, 0, 2);
-        }
-        F16 right[V];
+    for (int64_t run = 0; run < p.num_runs; ++run) {
+        const float* a = p.a + p.runs[run].a + first_row;
+        const float* b = p.b + p.runs[run].b;
+        for (int64_t k = 0; k < p.runs[run].depth; ++k, a += p.a_stride, b += p.b_stride) {
+            if (p.ahead) {
+                for (int j = 0; j < V; ++j) __builtin_prefetch(b + p.ahead + j * p.b_step, 0, 2);
+            }
+            F16 right[V];
 #pragma GCC unroll 2
-        for (int j = 0; j < V; ++j) right[j] = load(b + j * p.b_step);
+            for (int j = 0; j < V; ++j) right[j] = load(b + j * p.b_step);
 #pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-            const F16 left = set(a[i]);
+            for (int i = 0; i < R; ++i) {
+                const F16 left = set(a[i]);
 #pragma GCC unroll 2
-            for (int j = 0; j < V; ++j) acc[i][j] = fma(left, right[j], acc[i][j]);
+                for (int j = 0; j < V; ++j) acc[i][j] = fma(left, right[j], acc[i][j]);
+            }
         }
     }
     float* c = p.c + first_row * p.c_stride;

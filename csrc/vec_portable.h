@@ -5,7 +5,7 @@ namespace packdit {
 namespace {
 
 constexpr int kTileRows = 4;
-constexpr int kBlockRows = 16;  // rows that are packed together, at most 16
+constexpr int kBlockRows = 12;  // rows that are packed together, at most 16
 constexpr int kTileVectors = 1;
 
 struct F16 {

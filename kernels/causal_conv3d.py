@@ -17,6 +17,23 @@ from .tensors import accurate, address, check_choice, check_tensor
 Triple = tuple[int, int, int]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 EDGES = ("zeros", "nearest")
+COLUMNS = 16  # outputs in a block of packed weights, kPack in csrc/kernels.h
+
+
+def fastest_layout(weight: Tensor) -> Tensor:
+    """A weight [Cout, kt, kh, kw, Cin] as `causal_conv3d` reads it fastest where it is: for the CPU kernels packed,
+    [Cout / 16, kt, kh, kw, Cin, 16], where Cout divides."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or weight.shape[0] % COLUMNS:
+        return weight
+    return weight.unflatten(0, (-1, COLUMNS)).movedim(1, -1).contiguous()
+
+
+def _unpacked(weight: Tensor) -> Tensor:
+    return weight if weight.ndim == 5 else weight.movedim(-1, 1).flatten(0, 1)
+
+
+def _num_outputs(weight: Tensor) -> int:
+    return weight.shape[0] if weight.ndim == 5 else weight.shape[0] * COLUMNS
 
 
 def causal_conv3d_reference(
@@ -95,9 +112,9 @@ def _causal_conv3d(
 ) -> Tensor:
     x, past = x.contiguous(), None if past is None else past.contiguous()
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
-    matrix = (address(weight), weight.shape[0], False, address(bias))
+    matrix = (address(weight), _num_outputs(weight), weight.ndim == 6, address(bias))
     kernel, size = tuple(weight.shape[1:4]), _flat_output_size(x, weight, past, stride, padding)
-    out = x.new_empty(*size, weight.shape[0])
+    out = x.new_empty(*size, _num_outputs(weight))
     past_frames, missing = (0, kernel[0] - 1) if past is None else (past.shape[0], 0)
     native().causal_conv3d(
         *(address(x), tuple(x.shape), address(past), past_frames, missing, matrix, kernel, stride),
@@ -116,7 +133,7 @@ def _(
     padding: list[int],
     edges: str = "zeros",
 ) -> Tensor:
-    return x.new_empty(*_flat_output_size(x, weight, past, stride, padding), weight.shape[0])
+    return x.new_empty(*_flat_output_size(x, weight, past, stride, padding), _num_outputs(weight))
 
 
 def _flat_output_size(x: Tensor, weight: Tensor, past: Tensor | None, stride: list[int], padding: list[int]) -> Triple:
@@ -128,9 +145,10 @@ def _flat_output_size(x: Tensor, weight: Tensor, past: Tensor | None, stride: li
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None) -> None:
     check_tensor("causal_conv3d: x", x, (None, None, None, None))
-    check_tensor("causal_conv3d: weight", weight, (None, None, None, None, x.shape[3]), (x.dtype,), x.device)
+    packed = (COLUMNS,) if weight.ndim == 6 else ()
+    check_tensor("causal_conv3d: weight", weight, (None, None, None, None, x.shape[3], *packed), (x.dtype,), x.device)
     if bias is not None:
-        check_tensor("causal_conv3d: bias", bias, (weight.shape[0],), (x.dtype,), x.device)
+        check_tensor("causal_conv3d: bias", bias, (_num_outputs(weight),), (x.dtype,), x.device)
     if past is not None:
         check_tensor("causal_conv3d: past", past, (None, *x.shape[1:]), (x.dtype,), x.device)
         if past.shape[0] >= weight.shape[1]:
@@ -150,8 +168,9 @@ def causal_conv3d(
 ) -> Tensor:
     """The convolution of one chunk of a clip, [T', H', W', Cout] contiguous in the dtype of x.
 
-    x [T, H, W, Cin]; weight [Cout, kt, kh, kw, Cin]; bias [Cout]; past [P, H, W, Cin], 0 <= P <= kt - 1: the frames
-    `carried` from the chunk before, None at a clip's start, which puts kt - 1 frames of zeros there; stride (t, y, x);
+    x [T, H, W, Cin]; weight [Cout, kt, kh, kw, Cin] or `fastest_layout` of it; bias [Cout]; past [P, H, W, Cin],
+    0 <= P <= kt - 1: the frames `carried` from the chunk before, None at a clip's start, which puts kt - 1 frames of
+    zeros there; stride (t, y, x);
     padding ((top, bottom), (left, right)) in space, None: as much as keeps the size under an odd kernel; edges "zeros"
     or "nearest" (pixels): what the padding holds. Backend "triton" is PyTorch's own convolution.
     T' = (P + T - kt) // st + 1. ValueError for anything else.
@@ -168,5 +187,5 @@ def causal_conv3d(
     chosen = choose("causal_conv3d", backend, *tensors)
     if chosen != "cpu":
         convolve = causal_conv3d_reference if chosen == "reference" else causal_conv3d_library
-        return convolve(x, weight, bias, past, stride, around, edges)
+        return convolve(x, _unpacked(weight), bias, past, stride, around, edges)
     return _causal_conv3d(x, weight, bias, past, list(stride), [*around[0], *around[1]], edges)

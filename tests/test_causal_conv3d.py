@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from packdit.kernels import carried, causal_conv3d
-from packdit.kernels.causal_conv3d import Padding, causal_conv3d_reference
+from packdit.kernels.causal_conv3d import Padding, causal_conv3d_reference, fastest_layout
 from packdit.kernels.testing import assert_same_bits, check_cpu, check_triton
 
 Triple = tuple[int, int, int]
@@ -60,6 +60,10 @@ def test_the_reference_computes_in_float32_and_differentiates() -> None:
         ((6, 5, 4), (96, 48), (3, 1, 1), (1, 1, 1)),
         ((3, 6, 6), (3, 5), (2, 5, 3), (1, 1, 1)),
         ((0, 6, 6), (3, 5), (2, 3, 3), (1, 1, 1)),
+        ((2, 4, 29), (70, 16), (1, 3, 3), (1, 1, 1)),
+        ((2, 3, 40), (20, 32), (1, 3, 5), (1, 1, 1)),
+        ((2, 3, 31), (7, 16), (3, 3, 3), (1, 2, 1)),
+        ((1, 3, 6), (200, 48), (1, 1, 3), (1, 1, 1)),
     ],
 )
 def test_cpu(size: Triple, channels: tuple[int, int], kernel: Triple, stride: Triple) -> None:
@@ -70,8 +74,31 @@ def test_cpu(size: Triple, channels: tuple[int, int], kernel: Triple, stride: Tr
     (got,) = check_cpu(causal_conv3d, torch.cat((x, x[:1], past[:1])), weight, bias, past=past, stride=stride)
     check_cpu(causal_conv3d, torch.cat((x, past)), weight, bias, stride=stride, edges="nearest")
     by_depth = weight.permute(1, 2, 3, 4, 0).contiguous().permute(4, 0, 1, 2, 3)
-    again = causal_conv3d(torch.cat((x, x[:1], past[:1])), by_depth, bias, past=past, stride=stride, backend="cpu")
-    assert_same_bits(again, got)
+    for other in (by_depth, fastest_layout(weight)):
+        again = causal_conv3d(torch.cat((x, x[:1], past[:1])), other, bias, past=past, stride=stride, backend="cpu")
+        assert_same_bits(again, got)
+
+
+@pytest.mark.parametrize("width", [5, 23])
+def test_cpu_of_even_kernels(width: int) -> None:
+    x, weight, bias = inputs((2, 4, width), (30, 20), (1, 2, 2))
+    check_cpu(causal_conv3d, x, weight, bias, padding=((0, 1), (1, 0)))
+    check_cpu(causal_conv3d, x, weight, bias, padding=((2, 1), (3, 2)), edges="nearest")
+
+
+def test_the_fastest_layout() -> None:
+    weight = torch.randn(32, 1, 2, 3, 5)
+    packed = fastest_layout(weight)
+    assert packed.shape == (2, 1, 2, 3, 5, 16)
+    assert torch.equal(packed[1, 0, 1, 2, 4], weight[16:, 0, 1, 2, 4])
+    for other in (weight[:31], weight.double(), weight.to("meta")):
+        assert fastest_layout(other) is other
+    x = torch.randn(2, 4, 4, 5)
+    for backend in ("reference", "cpu"):
+        got = causal_conv3d(x, packed, padding=((0, 1), (1, 1)), backend=backend)
+        torch.testing.assert_close(got, causal_conv3d(x, weight, padding=((0, 1), (1, 1)), backend="reference"))
+    with pytest.raises(ValueError, match=r"^causal_conv3d: weight is float32 \[2, 1, 2, 3, 5, 16\] .* 7, 16\]"):
+        causal_conv3d(torch.randn(2, 4, 4, 7), packed)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -148,6 +175,8 @@ def test_op() -> None:
     op = torch.ops.packdit.causal_conv3d.default
     torch.library.opcheck(op, (x, weight, bias, x[:2].clone(), [1, 2, 1], [1, 1, 0, 2]))
     torch.library.opcheck(op, (x, weight, None, None, [1, 1, 1], [1, 1, 1, 1]))
+    packed = fastest_layout(torch.zeros(16, 3, 3, 3, 5))
+    torch.library.opcheck(op, (x, packed, torch.zeros(16), None, [1, 1, 1], [1, 1, 1, 1]))
     torch.library.opcheck(op, (x, weight, None, None, [1, 1, 1], [1, 1, 1, 1], "nearest"))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels import carried, causal_conv3d, linear, linear_int8, modulate, norm_silu
+from ...kernels.causal_conv3d import fastest_layout as fastest_taps
 from ...kernels.linear import fastest_layout
 from ...kernels.linear_int8 import pack_int8
 
@@ -88,6 +89,10 @@ class CausalConv3d(nn.Module):
         if self.kernel[0] > 1:
             stream[self.name] = carried(past, x, self.kernel[0], self.stride[0])
         return causal_conv3d(x, self.weight, self.bias, past=past, stride=self.stride)
+
+    def lay_out(self) -> None:
+        """Stores the weight as the kernels read it fastest."""
+        self.weight.data = fastest_taps(self.weight.data)
 
 
 class NormSilu(nn.Module):

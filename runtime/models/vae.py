@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels import carried, causal_conv3d, group_norm_silu, norm_silu, varlen_attention
+from ...kernels.causal_conv3d import fastest_layout
 from ..request import quote
 from .frames import Triple, enlarge
 from .layers import Linear, Stream, parameter
@@ -99,6 +100,10 @@ class Conv3d(nn.Module):
         """The convolution of a chunk after what is carried."""
         return causal_conv3d(x, self.weight, self.bias, past=past, stride=self.stride, **self.space)
 
+    def lay_out(self) -> None:
+        """Stores the weight as the kernels read it fastest."""
+        self.weight.data = fastest_layout(self.weight.data)
+
     def _nothing(self, x: Tensor) -> Tensor:
         return x.new_empty(0, *x.shape[1:3], len(self.bias))
 
@@ -115,10 +120,12 @@ class UpConv3d(Conv3d):
         super().__init__(cin, cout, (frames, 3, 3), **options)
 
     def lay_out(self) -> None:
-        """weight [out, kt, 3, 3, in] -> [2, 2, out, kt, 2, 2, in], by an output's place in its pixel's block."""
+        """weight [out, kt, 3, 3, in] -> [2, 2, out, kt, 2, 2, in], by an output's place in its pixel's block, each part
+        as the kernels read it fastest."""
         if self.weight.dtype.itemsize >= 4:
             rows = _halves(self.weight.data, 2)
-            self.weight.data = torch.stack([torch.stack(_halves(row, 3)) for row in rows])
+            parts = [[fastest_layout(part) for part in _halves(row, 3)] for row in rows]
+            self.weight.data = torch.stack([torch.stack(row) for row in parts])
 
     def convolve(self, x: Tensor, past: Tensor | None) -> Tensor:
         if self.weight.ndim == 5:
