@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -106,3 +108,13 @@ def test_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "everything that ran is accurate" in (tmp_path / "report.md").read_text().splitlines()[0]
     assert {file.name for file in tmp_path.iterdir()} <= {"gpu.csv", "report.md", "roofline.png", "log.txt"}
     assert "Ceilings of this run: copy " in capsys.readouterr().out
+
+
+def test_the_make_target_needs_no_other_and_no_git() -> None:
+    """What make would run, in a checkout where nothing was built."""
+    root = Path(__file__).resolve().parent.parent
+    command = ["make", "--dry-run", "--always-make", "gpu-check", "PYTHON=some-python", "OUT=there", "COMMIT=abc"]
+    shown = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    assert 'some-python -m packdit.bench.gpu_check --out "there" --commit "abc"' in shown
+    assert "env -u TRITON_INTERPRET" in shown
+    assert not re.search(r"venv|\bgit\b|constraints", shown)
