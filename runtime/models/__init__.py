@@ -41,6 +41,8 @@ def vae_class(name: str) -> Any:
 
 def _load(what: str, classes: dict[str, str], name: str) -> Any:
     if name not in classes:
-        raise ValueError(f"the {what} class {quote(name)} is not known; this packdit knows {', '.join(classes)}")
+        raise ValueError(
+            f"the {what} class {quote(str(name)[:16])} is not known; this packdit knows {', '.join(classes)}"
+        )
     module, attribute = classes[name].split(":")
     return getattr(import_module(module, __name__), attribute)
